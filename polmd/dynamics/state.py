@@ -1,0 +1,65 @@
+"""What a running simulation is made of: the state, and the seams that a potential, an integrator and a reporter fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from polmd.system import System
+from polmd.units import ACCELERATION, BOLTZMANN
+
+
+class EnergyForces(Protocol):
+    """What dynamics needs of a potential's result: energy (eV), forces (n, 3) eV/Å, stress (3, 3) eV/Å³ or None."""
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """Energy and forces of a system.
+
+    ``state`` returns arrays that, given to ``restore`` of a fresh potential, make its next results equal bit for bit
+    (for instance the positions at which the neighbour list was built: they fix the order of summation).
+    """
+
+    def compute(self, system: System, *, stress: bool = False) -> EnergyForces: ...
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None: ...
+
+
+@dataclass
+class State:
+    """One point of a trajectory, with its own random generator.
+
+    Attributes
+    ----------
+    system : positions (Å, unwrapped), velocities (Å/fs), cell; changed in place by integrators
+    result : the potential's result at these positions
+    rng : the only source of randomness of a run
+    step : steps done since the start of the run, over all stages
+    time_fs : simulated time since the start of the run
+    """
+
+    system: System
+    result: EnergyForces
+    rng: np.random.Generator
+    step: int = 0
+    time_fs: float = 0.0
+
+    @property
+    def kinetic_energy(self) -> float:
+        """½ Σ m v², eV."""
+        v = self.system.velocities
+        return float(0.5 * np.sum(self.system.masses[:, None] * v * v) / ACCELERATION)
+
+    def temperature(self, degrees_of_freedom: int) -> float:
+        """2 E_kin / (degrees_of_freedom · k_B), K."""
+        return 2.0 * self.kinetic_energy / (degrees_of_freedom * BOLTZMANN)

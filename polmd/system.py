@@ -1,0 +1,94 @@
+"""The atoms of a simulation: what a potential needs to know and what an integrator changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polmd.errors import InputError
+from polmd.units import VELOCITY_FROM_ASE
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FloatArray = np.ndarray
+IntArray = np.ndarray
+
+
+@dataclass
+class System:
+    """Atoms, cell and motion.
+
+    Attributes
+    ----------
+    numbers : (n,) int64, atomic numbers
+    positions : (n, 3) float64, Å, never wrapped by polmd
+    cell : (3, 3) float64, Å, rows are lattice vectors; any handedness; zeros where there is no lattice vector
+    pbc : (3,) bool, periodic axes; a system without a periodic axis has open boundaries whatever its cell
+    masses : (n,) float64, amu
+    velocities : (n, 3) float64, Å/fs
+    """
+
+    numbers: IntArray
+    positions: FloatArray
+    cell: FloatArray
+    pbc: np.ndarray
+    masses: FloatArray
+    velocities: FloatArray
+
+    def __post_init__(self) -> None:
+        self.numbers = np.ascontiguousarray(self.numbers, dtype=np.int64)
+        self.positions = np.array(self.positions, dtype=np.float64, order="C")
+        self.cell = np.array(self.cell, dtype=np.float64, order="C")
+        self.pbc = np.array(self.pbc, dtype=bool)
+        self.masses = np.ascontiguousarray(self.masses, dtype=np.float64)
+        self.velocities = np.array(self.velocities, dtype=np.float64, order="C")
+        n = len(self.numbers)
+        shapes = {"positions": (n, 3), "cell": (3, 3), "pbc": (3,), "masses": (n,), "velocities": (n, 3)}
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(f"System.{name} has shape {getattr(self, name).shape}, expected {shape} for {n} atoms")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def periodic(self) -> bool:
+        """True when at least one axis is periodic."""
+        return bool(self.pbc.any())
+
+    @property
+    def volume(self) -> float:
+        """|det(cell)| in Å³; zero without a full cell."""
+        return float(abs(np.linalg.det(self.cell)))
+
+    def copy(self) -> System:
+        return System(
+            self.numbers.copy(), self.positions, self.cell, self.pbc, self.masses.copy(), self.velocities
+        )  # the constructor copies the rest
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms) -> System:
+        """Take numbers, positions, cell, pbc, masses and velocities (zero when absent) from an ``ase.Atoms``."""
+        velocities = atoms.get_velocities() if atoms.has("momenta") else None
+        n = len(atoms)
+        return cls(
+            numbers=atoms.numbers,
+            positions=atoms.positions,
+            cell=atoms.cell.array,
+            pbc=atoms.pbc,
+            masses=atoms.get_masses(),
+            velocities=np.zeros((n, 3)) if velocities is None else velocities * VELOCITY_FROM_ASE,
+        )
+
+    def to_ase(self) -> Atoms:
+        """An ``ase.Atoms`` with the same content (velocities in ASE units)."""
+        from ase import Atoms
+
+        atoms = Atoms(numbers=self.numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.set_masses(self.masses)
+        if self.velocities.any():
+            atoms.set_velocities(self.velocities / VELOCITY_FROM_ASE)
+        return atoms
