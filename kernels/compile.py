@@ -86,14 +86,19 @@ def inline(function: Callable, fastmath: frozenset[str] = frozenset()) -> Any:
     return numba.njit(function, error_model="numpy", nogil=True, forceinline=True, fastmath=set(fastmath))
 
 
-def compile_scalars(module: ModuleType, fastmath: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Compile every public function of a ``kernels.scalar`` module, calls among them included."""
+def compile_scalars(
+    module: ModuleType, fastmath: frozenset[str] = frozenset(), compiled: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Compile every function of a ``kernels.scalar`` module, calls among them included.
+
+    ``compiled`` gives the compiled versions of functions that the module imports from another scalar module.
+    """
     plain = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, FunctionType) and value.__module__ == module.__name__
     }
-    namespace = dict(vars(module))
+    namespace = {**vars(module), **(compiled or {})}
     for name, function in plain.items():  # in order of definition: a function may call those above it
         rebound = FunctionType(function.__code__, namespace, name, function.__defaults__, function.__closure__)
         rebound.__doc__ = function.__doc__

@@ -1,0 +1,177 @@
+"""Energy, forces, strain gradient and all moment gradients of polarizable Gaussian multipoles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polmd.electrostatics.ewald import DirectSum, WaveNumbers, wave_numbers
+from polmd.electrostatics.fields import FieldSolver, Sources, symmetric_matrices
+from polmd.electrostatics.open import OpenPairs
+from polmd.electrostatics.response import respond
+from polmd.errors import InputError
+
+
+@dataclass(frozen=True)
+class ElectrostaticsResult:
+    """What :func:`compute` returns. Quantities that were not asked for by their inputs are None.
+
+    Attributes
+    ----------
+    energy : eV
+    forces : (n, 3) eV/Å at constant moments
+    strain_gradient : (3, 3) eV, dE/dε for r → r(1 + ε), cell → cell(1 + ε) at constant moments, not symmetrised
+    potentials, fields : (n,) V and (n, 3) V/Å of the permanent moments, self terms included or removed as asked
+    induced_charges, induced_dipoles : (n,) e with charge_responses, (n, 3) e Å with polarizabilities
+    gradients : dE/d(input) for charges (n,), dipoles (n, 3), quadrupoles (n, 3, 3) with nine independent components,
+        charge_responses (n,), polarizabilities (shape of the input), field (3,), as far as given
+    """
+
+    energy: float
+    forces: np.ndarray
+    strain_gradient: np.ndarray
+    potentials: np.ndarray
+    fields: np.ndarray
+    induced_charges: np.ndarray | None
+    induced_dipoles: np.ndarray | None
+    gradients: dict[str, np.ndarray]
+
+
+def compute(
+    positions: np.ndarray,
+    cell: np.ndarray | None,
+    charges: np.ndarray,
+    dipoles: np.ndarray | None = None,
+    quadrupoles: np.ndarray | None = None,
+    charge_responses: np.ndarray | None = None,
+    polarizabilities: np.ndarray | None = None,
+    *,
+    sigma: float = 1.0,
+    dl: float = 2.0,
+    norm_factor: float = 90.4756,
+    remove_self_interaction: bool = True,
+    field: np.ndarray | None = None,
+    method: str = "direct",
+    wave_set: WaveNumbers | None = None,
+) -> ElectrostaticsResult:
+    """Long-range energy of Gaussian-smeared multipoles with one linear-response step, and all its gradients.
+
+    Parameters
+    ----------
+    positions : (n, 3) Å, anywhere
+    cell : (3, 3) Å, rows are lattice vectors, any handedness; None for open boundaries
+    charges : (n,) e
+    dipoles : (n, 3) e Å
+    quadrupoles : (n, 3, 3) e Å², primitive second moments Σ q x x, symmetric or not, with or without trace
+    charge_responses : κ (n,) e/V
+    polarizabilities : α (n,) or (n, 3, 3) e Å²/V; α_cd takes field component c to dipole component d
+    sigma : smearing, Å; two charges interact as erf(r/(σ√2))/r
+    dl : the reciprocal sum runs over |k| ≤ 2π/dl, Å
+    norm_factor : 1/(2 ε0), eV Å/e²
+    remove_self_interaction : remove the self terms of periodic boundaries; when false, add them in open boundaries
+    field : external field (3,) V/Å as published: it enters the induced dipoles only, so the energy is not an enthalpy
+    method : "direct"
+    wave_set : the integer set of the sum, when it is not to be made from the cell and dl (cells that change)
+
+    Returns
+    -------
+    ElectrostaticsResult
+
+    Raises
+    ------
+    InputError
+        for arrays of the wrong shape, values that are not finite, a singular cell, or a sum that would not fit in memory
+
+    Notes
+    -----
+    Kim et al., arXiv 2605.05746. Periodic: E0 = (NF/V) Σ_k e^(−σ²k²/2)/k² |S(k)|², k = 0 omitted. Gradients take two
+    passes over the fields, whatever their number.
+    """
+    n = len(np.asarray(positions))
+    r = _array("positions", positions, (n, 3))
+    q = _array("charges", charges, (n,))
+    u = _array("dipoles", dipoles, (n, 3)) if dipoles is not None else np.zeros((n, 3))
+    m = _array("quadrupoles", quadrupoles, (n, 3, 3)) if quadrupoles is not None else np.zeros((n, 3, 3))
+    kappa = _array("charge_responses", charge_responses, (n,)) if charge_responses is not None else None
+    external = _array("field", field, (3,)) if field is not None else np.zeros(3)
+    alpha = None
+    isotropic = polarizabilities is not None and np.ndim(polarizabilities) == 1
+    if polarizabilities is not None:
+        alpha = _array("polarizabilities", polarizabilities, (n,) if isotropic else (n, 3, 3))
+        if isotropic:
+            alpha = alpha[:, None, None] * np.eye(3)
+    for name, value in (("sigma", sigma), ("dl", dl), ("norm_factor", norm_factor)):
+        if not (np.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number, not {value!r}")
+    if method != "direct":
+        raise InputError(f"method {method!r} is not known; use 'direct'")
+
+    solver: FieldSolver
+    if cell is None:
+        solver, self_sign = OpenPairs(r, sigma, norm_factor), 0.0 if remove_self_interaction else 1.0
+    else:
+        c = _array("cell", cell, (3, 3))
+        if abs(np.linalg.det(c)) < 1e-9 * np.prod(np.linalg.norm(c, axis=1)) or not c.any():
+            raise InputError(
+                "the cell is singular: its three vectors lie in a plane; use cell=None for open boundaries"
+            )
+        numbers = wave_set if wave_set is not None else wave_numbers(c, dl)
+        solver, self_sign = DirectSum(r, c, sigma, norm_factor, numbers), -1.0 if remove_self_interaction else 0.0
+
+    # Self terms: E_self = s (q²/σ + u²/(3σ³) + Q:Q/(10σ⁵)), φ and F likewise but without the part of Q.
+    scale = self_sign * norm_factor / (2 * np.pi) ** 1.5
+    self_q, self_u, self_m = scale / sigma, scale / (3 * sigma**3), scale / (10 * sigma**5)
+
+    solver.set_moments(q, u, m)
+    if kappa is None and alpha is None:
+        out, strain = solver.interactions(None)
+        bare_potentials, bare_fields = out[:, 0], out[:, 1:4]
+    else:
+        bare_potentials, bare_fields = solver.potentials_and_fields()
+    potentials = bare_potentials + 2 * self_q * q
+    fields = bare_fields - 2 * self_u * u
+    response = respond(potentials, fields, kappa, alpha, external)
+    dq, du = response.source_charges, response.source_dipoles
+    if kappa is not None or alpha is not None:
+        out, strain = solver.interactions(Sources(dq, du, bare_fields))
+
+    total_potentials, total_fields, hessian = out[:, 0], out[:, 1:4], symmetric_matrices(out[:, 4:10])
+    both = q @ total_potentials - np.sum(u * total_fields) + 0.5 * np.sum(m * hessian)  # M·T·(M + M̃)
+    cross = dq @ bare_potentials - np.sum(du * bare_fields)  # M̃·T·M
+    energy = 0.5 * float(both - cross) + response.energy
+    energy += float(self_q * (q @ q) + self_u * np.sum(u * u) + self_m * np.sum(m * m))
+
+    gradients = {"charges": total_potentials + 2 * self_q * (q + dq)}
+    if dipoles is not None:
+        gradients["dipoles"] = -total_fields + 2 * self_u * (u + du)
+    if quadrupoles is not None:
+        gradients["quadrupoles"] = 0.5 * hessian + 2 * self_m * m
+    if response.gradient_kappa is not None:
+        gradients["charge_responses"] = response.gradient_kappa
+    if response.gradient_alpha is not None:
+        gradients["polarizabilities"] = (
+            np.einsum("ncc->n", response.gradient_alpha) if isotropic else response.gradient_alpha
+        )
+    if field is not None:
+        gradients["field"] = response.gradient_field if response.gradient_field is not None else np.zeros(3)
+    return ElectrostaticsResult(
+        energy=energy,
+        forces=np.ascontiguousarray(out[:, 10:13]),
+        strain_gradient=strain,
+        potentials=potentials,
+        fields=fields,
+        induced_charges=response.charges,
+        induced_dipoles=response.dipoles,
+        gradients=gradients,
+    )
+
+
+def _array(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.ascontiguousarray(value, dtype=np.float64)
+    if array.shape != shape:
+        raise InputError(f"{name} has shape {array.shape}, expected {shape}")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        raise InputError(f"{name}{tuple(bad[0].tolist())} is not finite")
+    return array

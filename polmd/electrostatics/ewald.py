@@ -1,0 +1,144 @@
+"""Periodic boundaries: the truncated reciprocal sum over Gaussian multipoles, taken directly.
+
+E0 = (NF/V) Σ_k G |S|², G = e^(−σ²k²/2)/k², over all k = 2π n·cell⁻ᵀ with 0 < |k| ≤ 2π/dl. The truncation is part of the
+model: weights are trained with exactly this sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polmd.electrostatics.fields import Sources, symmetric_matrices
+from polmd.errors import InputError
+from polmd.kernels.cpu import kspace as kernels
+
+#: Bytes per wave vector of the half sphere that a calculation needs (structure factor blocks, tables).
+_BYTES_PER_VECTOR = 8 * (2 * kernels.BLOCKS + 20)
+#: Refuse sums that would need more memory than this, bytes.
+MEMORY_LIMIT = 4 << 30
+
+
+@dataclass(frozen=True)
+class WaveNumbers:
+    """The integer vectors n of half the sphere: of n and −n the one whose first nonzero component is positive.
+
+    Attributes
+    ----------
+    n : (nk, 3) int64
+    rows : (r, 5) int64, runs of consecutive n2: n0, n1, first n2, first index, count
+    limits : (3,) int64, largest |n| of each axis
+    """
+
+    n: np.ndarray
+    rows: np.ndarray
+    limits: np.ndarray
+
+    def vectors(self, cell: np.ndarray) -> np.ndarray:
+        """k = 2π n·cell⁻ᵀ, (3, nk) 1/Å, of a cell that may have changed since the set was made."""
+        return np.ascontiguousarray((self.n @ (2 * np.pi * np.linalg.inv(cell).T)).T)
+
+
+def wave_numbers(cell: np.ndarray, dl: float) -> WaveNumbers:
+    """The integer set of a cell: 0 < |k|² ≤ (2π/dl)²(1 + 1e-9), a vector on the sphere included.
+
+    Raises InputError when the set would not fit in memory.
+    """
+    volume = abs(np.linalg.det(cell))
+    estimate = 2 * np.pi / 3 * volume / dl**3 * _BYTES_PER_VECTOR
+    if estimate > MEMORY_LIMIT:
+        raise InputError(
+            f"the reciprocal sum of this cell ({volume:.4g} Å³) with dl = {dl:g} Å needs about {estimate / 2**30:.3g} GiB, "
+            f"more than the limit of {MEMORY_LIMIT / 2**30:.3g} GiB: take a smaller cell or a model with a larger dl"
+        )
+    reciprocal = 2 * np.pi * np.linalg.inv(cell).T
+    limits = np.floor(np.linalg.norm(cell, axis=1) / dl * (1 + 1e-9)).astype(np.int64)
+    n1, n2 = np.meshgrid(np.arange(-limits[1], limits[1] + 1), np.arange(-limits[2], limits[2] + 1), indexing="ij")
+    kept = []
+    for n0 in range(limits[0] + 1):
+        plane = np.stack([np.full(n1.size, n0), n1.ravel(), n2.ravel()], 1)
+        k2 = ((plane @ reciprocal) ** 2).sum(1)
+        inside = (k2 > 0) & (k2 <= (2 * np.pi / dl) ** 2 * (1 + 1e-9))
+        if n0 == 0:
+            inside &= (plane[:, 1] > 0) | ((plane[:, 1] == 0) & (plane[:, 2] > 0))
+        kept.append(plane[inside])
+    n = np.ascontiguousarray(np.concatenate(kept))
+    if len(n) == 0:
+        return WaveNumbers(n, np.empty((0, 5), np.int64), limits)
+    new_row = np.ones(len(n), dtype=bool)
+    new_row[1:] = (np.diff(n[:, 0]) != 0) | (np.diff(n[:, 1]) != 0) | (np.diff(n[:, 2]) != 1)
+    start = np.flatnonzero(new_row)
+    count = np.diff(np.append(start, len(n)))
+    rows = np.ascontiguousarray(np.column_stack([n[start], start, count]))
+    return WaveNumbers(n, rows, limits)
+
+
+class DirectSum:
+    """Fields of Gaussian multipoles in a periodic cell, without self terms.
+
+    Parameters
+    ----------
+    positions (n, 3) Å, cell (3, 3) Å, sigma Å, norm_factor eV Å/e², numbers the integer set of the sum
+    """
+
+    def __init__(
+        self, positions: np.ndarray, cell: np.ndarray, sigma: float, norm_factor: float, numbers: WaveNumbers
+    ) -> None:
+        self._fractions = positions @ np.linalg.inv(cell)
+        self._rows, self._limits = numbers.rows, numbers.limits
+        self._k = numbers.vectors(cell)
+        self._sigma = sigma
+        k2 = (self._k**2).sum(0)
+        # 4 NF/V G: half sphere, and the factor 2 of a potential
+        self._weight = 4 * norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * sigma**2 * k2) / k2
+
+    def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
+        """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
+        self._moments = charges, dipoles, quadrupoles
+        self._structure = self._sum(charges, dipoles, quadrupoles)
+        self._permanent = self._weight * self._structure
+
+    def _sum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
+        out = np.empty((2, self._k.shape[1]))
+        kernels.structure_factor(
+            self._fractions, self._rows, self._limits, self._k, charges, dipoles, quadrupoles, out[0], out[1]
+        )
+        return out
+
+    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
+        """φ (n,) V and F (n, 3) V/Å of M."""
+        n = len(self._fractions)
+        potentials, fields = np.empty(n), np.empty((n, 3))
+        kernels.potential_and_field(
+            self._fractions, self._rows, self._limits, self._k, *self._permanent, potentials, fields
+        )
+        return potentials, fields
+
+    def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
+        """Second pass, with M̃ or without: (n, 13) of :func:`polmd.kernels.cpu.kspace.interactions`, and the strain
+        gradient (3, 3) eV of ½ M·T·M + M̃·T·M at constant moments."""
+        n = len(self._fractions)
+        structure, total = self._structure, self._permanent
+        extra_charges, extra_dipoles = np.zeros(n), np.zeros((n, 3))
+        if response is not None:
+            extra_charges, extra_dipoles = response.charges, response.dipoles
+            induced = self._sum(extra_charges, extra_dipoles, np.empty((0, 3, 3)))
+            total = self._permanent + self._weight * induced
+            structure = self._structure + 2 * induced
+        out = np.empty((n, 13))
+        kernels.interactions(
+            self._fractions, self._rows, self._limits, self._k, *self._moments, extra_charges, extra_dipoles,
+            total, self._permanent, out,
+        )  # fmt: skip
+        sums = np.empty(7)
+        kernels.strain_sums(self._k, self._sigma, 0.5 * (self._permanent * structure).sum(0), sums)
+        strain = symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)  # through k, G and V
+        # through k in the form factors of M and M̃
+        _, dipoles, quadrupoles = self._moments
+        symmetric = 0.5 * (quadrupoles + quadrupoles.transpose(0, 2, 1))
+        strain += dipoles.T @ out[:, 1:4]
+        strain -= np.einsum("nac,ncb->ab", symmetric, symmetric_matrices(out[:, 4:10]))
+        if response is not None:
+            strain += extra_dipoles.T @ response.fields
+        return out, strain

@@ -1,0 +1,217 @@
+"""The polarizable-multipole potential: the one place that joins the local network and the electrostatics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polmd.electrostatics.compute import ElectrostaticsResult, compute
+from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
+from polmd.errors import InputError, SimulationError
+from polmd.model.file import Model, load_model
+from polmd.neighbors import VerletList, closest_pair
+from polmd.system import System
+
+if TYPE_CHECKING:
+    from polmd.kernels.layout import Multipoles
+
+DEVICES = ("cpu",)
+PRECISIONS = ("double",)
+METHODS = ("direct",)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Energy, its derivatives and the multipoles of one configuration. Quantities that the model does not predict, or
+    that were not asked for, are None.
+
+    Attributes
+    ----------
+    energy : eV, constant atomic energies included
+    forces : (n, 3) eV/Å
+    stress : (3, 3) eV/Å³, dE/dstrain over the volume, symmetrised (ASE's sign: positive under tension)
+    atomic_energies : (n,) eV, the network's local energies, without constant atomic energies and long-range energy
+    long_range_energy : eV
+    charges, dipoles, quadrupoles : permanent latent moments, (n,) e, (n, 3) e Å, (n, 3, 3) e Å² (primitive)
+    charge_responses, polarizabilities : κ (n,) e/V, α (n, 3, 3) e Å²/V
+    potentials, fields : (n,) V and (n, 3) V/Å of the permanent moments, where the model has charges
+    induced_charges, induced_dipoles : (n,) e, (n, 3) e Å
+    """
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+    atomic_energies: np.ndarray
+    long_range_energy: float
+    charges: np.ndarray | None = None
+    dipoles: np.ndarray | None = None
+    quadrupoles: np.ndarray | None = None
+    charge_responses: np.ndarray | None = None
+    polarizabilities: np.ndarray | None = None
+    potentials: np.ndarray | None = None
+    fields: np.ndarray | None = None
+    induced_charges: np.ndarray | None = None
+    induced_dipoles: np.ndarray | None = None
+
+
+class MultipolePotential:
+    """A trained model as a potential: local network, Gaussian multipoles, one linear-response step.
+
+    Parameters
+    ----------
+    model : a :class:`polmd.model.file.Model`, or what :func:`polmd.load_model` takes
+    device : "cpu"
+    precision : "double"
+    skin : Å, the neighbour list holds pairs up to cutoff + skin and is rebuilt when atoms have moved by half of it
+    method : of the electrostatics, "direct"
+
+    Raises
+    ------
+    InputError
+        for a model that cannot be read or an option that polmd does not have
+    """
+
+    def __init__(
+        self,
+        model: Model | str,
+        device: str = "cpu",
+        precision: str = "double",
+        *,
+        skin: float = 1.0,
+        method: str = "direct",
+    ) -> None:
+        for name, value, known in (
+            ("device", device, DEVICES),
+            ("precision", precision, PRECISIONS),
+            ("method", method, METHODS),
+        ):
+            if value not in known:
+                raise InputError(f"{name} = {value!r} is not available; choose from {', '.join(map(repr, known))}")
+        from polmd.model.network import LocalNetwork
+
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.device, self.precision, self.method = device, precision, method
+        self.neighbors = VerletList(self.model.cutoff, skin)
+        self._network = LocalNetwork(self.model)
+        self._index = {z: k for k, z in enumerate(self.model.elements)}
+        self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
+        self._types: tuple[np.ndarray, np.ndarray, float] | None = None
+        self._wave_set: tuple[np.ndarray, WaveNumbers] | None = None
+
+    def compute(self, system: System, *, stress: bool = False) -> Result:
+        """Energy, forces and multipoles; the stress on request, for periodic systems.
+
+        Raises
+        ------
+        InputError
+            for elements the model does not know, a singular cell, a periodic axis without lattice vector
+        SimulationError
+            when the energy is not finite (coincident atoms, an unbounded response)
+        """
+        types, constant = self._atom_types(system)
+        pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
+        state = self._network.forward(system.positions, system.cell, types, pairs)
+        predictions, predicts = state.predictions, self.model.header.predicts
+
+        from polmd.model.network import empty_multipoles
+
+        seeds = empty_multipoles(len(system))
+        seeds.energies[:] = 1.0
+        long_range = None
+        if predicts:
+            long_range = self._electrostatics(system, predictions)
+            for name, gradient in long_range.gradients.items():
+                if name in predicts:
+                    getattr(seeds, name)[...] = gradient
+        forces, strain = self._network.reverse(state, seeds)
+        energy = float(predictions.energies.sum()) + constant
+        if long_range is not None:
+            forces += long_range.forces
+            strain += long_range.strain_gradient
+            energy += long_range.energy
+        if not np.isfinite(energy):
+            self._explain(system)
+        full_stress = None
+        if stress and system.periodic:
+            full_stress = 0.5 * (strain + strain.T) / system.volume
+        return Result(
+            energy=energy,
+            forces=forces,
+            stress=full_stress,
+            atomic_energies=predictions.energies,
+            long_range_energy=long_range.energy if long_range is not None else 0.0,
+            potentials=long_range.potentials if long_range is not None else None,
+            fields=long_range.fields if long_range is not None else None,
+            induced_charges=long_range.induced_charges if long_range is not None else None,
+            induced_dipoles=long_range.induced_dipoles if long_range is not None else None,
+            **{name: getattr(predictions, name) for name in predicts},
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that fix the next results bit for bit: where the neighbour list was built."""
+        return self.neighbors.state()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from :meth:`state`."""
+        self.neighbors.restore(state)
+
+    def _electrostatics(self, system: System, predictions: Multipoles) -> ElectrostaticsResult:
+        settings = self.model.header.electrostatics
+        predicts = self.model.header.predicts
+
+        def given(name: str) -> np.ndarray | None:
+            return getattr(predictions, name) if name in predicts else None
+
+        cell, wave_set = None, None
+        if system.periodic:
+            cell = system.cell
+            missing = [axis for axis, vector in zip("abc", cell, strict=True) if not vector.any()]
+            if missing:
+                raise InputError(
+                    f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
+                    "three dimensions and needs a full cell (a slab needs one with vacuum)"
+                )
+            if self._wave_set is None or not np.array_equal(self._wave_set[0], cell):
+                self._wave_set = cell.copy(), wave_numbers(cell, settings.dl_A)
+            wave_set = self._wave_set[1]
+        return compute(
+            system.positions,
+            cell,
+            predictions.charges,
+            given("dipoles"),
+            given("quadrupoles"),
+            given("charge_responses"),
+            given("polarizabilities"),
+            sigma=settings.sigma_A,
+            dl=settings.dl_A,
+            norm_factor=settings.norm_factor,
+            remove_self_interaction=settings.remove_self_interaction,
+            wave_set=wave_set,
+        )
+
+    def _atom_types(self, system: System) -> tuple[np.ndarray, float]:
+        if self._types is None or not np.array_equal(self._types[0], system.numbers):
+            unknown = [k for k, z in enumerate(system.numbers) if int(z) not in self._index]
+            if unknown:
+                from ase.data import chemical_symbols
+
+                symbol = chemical_symbols[system.numbers[unknown[0]]]
+                known = ", ".join(chemical_symbols[z] for z in self._index)
+                raise InputError(
+                    f"element {symbol} (atom {unknown[0]}) is not in model '{self.model.name}', which knows {known}"
+                )
+            types = np.array([self._index[int(z)] for z in system.numbers], dtype=np.int64)
+            constant = float(sum(self._constants.get(int(z), 0.0) for z in system.numbers))
+            self._types = system.numbers.copy(), types, constant
+        return self._types[1], self._types[2]
+
+    def _explain(self, system: System) -> None:
+        pair = closest_pair(system.positions, system.cell, system.pbc, 0.5)
+        if pair is not None:
+            raise SimulationError(
+                f"the energy is not finite: atoms {pair[0]} and {pair[1]} are {pair[2]:.3g} Å apart (counted from 0)"
+            )
+        raise SimulationError("the energy is not finite: the response of the model is unbounded for these positions")
