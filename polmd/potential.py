@@ -118,6 +118,8 @@ class MultipolePotential:
 
         from polmd.model.network import empty_multipoles
 
+        if not np.isfinite(predictions.energies.sum()):
+            self._explain(system)
         seeds = empty_multipoles(len(system))
         seeds.energies[:] = 1.0
         long_range = None

@@ -1,4 +1,4 @@
-"""What a running simulation is made of: the state, and the seams that a potential, an integrator and a reporter fill."""
+"""What a running simulation is made of: the state, and the seams that a potential, an integrator, a reporter fill."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from polmd.kernels.cpu.integrate import kinetic_energy
 from polmd.system import System
 from polmd.units import ACCELERATION, BOLTZMANN
 
@@ -15,9 +16,14 @@ from polmd.units import ACCELERATION, BOLTZMANN
 class EnergyForces(Protocol):
     """What dynamics needs of a potential's result: energy (eV), forces (n, 3) eV/Å, stress (3, 3) eV/Å³ or None."""
 
-    energy: float
-    forces: np.ndarray
-    stress: np.ndarray | None
+    @property
+    def energy(self) -> float: ...
+
+    @property
+    def forces(self) -> np.ndarray: ...
+
+    @property
+    def stress(self) -> np.ndarray | None: ...
 
 
 @runtime_checkable
@@ -25,7 +31,8 @@ class Potential(Protocol):
     """Energy and forces of a system.
 
     ``state`` returns arrays that, given to ``restore`` of a fresh potential, make its next results equal bit for bit
-    (for instance the positions at which the neighbour list was built: they fix the order of summation).
+    (for instance the positions at which the neighbour list was built: they fix the order of summation). A result is
+    not changed by later calls: the loop keeps the one of the last good step.
     """
 
     def compute(self, system: System, *, stress: bool = False) -> EnergyForces: ...
@@ -57,9 +64,10 @@ class State:
     @property
     def kinetic_energy(self) -> float:
         """½ Σ m v², eV."""
-        v = self.system.velocities
-        return float(0.5 * np.sum(self.system.masses[:, None] * v * v) / ACCELERATION)
+        return float(kinetic_energy(self.system.velocities, self.system.masses)) / ACCELERATION
 
     def temperature(self, degrees_of_freedom: int) -> float:
-        """2 E_kin / (degrees_of_freedom · k_B), K."""
+        """2 E_kin / (degrees_of_freedom · k_B), K; zero without degrees of freedom."""
+        if degrees_of_freedom < 1:
+            return 0.0
         return 2.0 * self.kinetic_energy / (degrees_of_freedom * BOLTZMANN)

@@ -192,4 +192,4 @@ def _datasets(h5: object, source: str) -> Iterator[str]:
             else:
                 raise InputError(f"{source}: unexpected object {prefix}{key}")
 
-    yield from walk(h5, "")  # type: ignore[arg-type]
+    yield from walk(h5, "")

@@ -1,0 +1,33 @@
+"""Everything a run writes, in one directory, so that no fault costs data (see ``segment``, ``checkpoint``)."""
+
+from polmd.output.checkpoint import Checkpoint, check_compatible, read_checkpoint, write_checkpoint
+from polmd.output.directory import RunDirectory
+from polmd.output.export import export_extxyz
+from polmd.output.h5md import TrajectoryReporter, TrajectoryWriter, rebuild_master, truncate_to
+from polmd.output.log import LogReporter, RunLog
+from polmd.output.progress import ProgressReporter
+from polmd.output.reporter import Reporter, StepInfo
+from polmd.output.segment import Frame
+from polmd.output.thermo import ThermoReporter
+from polmd.output.trajectory import Trajectory
+
+__all__ = [
+    "Checkpoint",
+    "Frame",
+    "LogReporter",
+    "ProgressReporter",
+    "Reporter",
+    "RunDirectory",
+    "RunLog",
+    "StepInfo",
+    "ThermoReporter",
+    "Trajectory",
+    "TrajectoryReporter",
+    "TrajectoryWriter",
+    "check_compatible",
+    "export_extxyz",
+    "read_checkpoint",
+    "rebuild_master",
+    "truncate_to",
+    "write_checkpoint",
+]

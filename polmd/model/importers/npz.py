@@ -78,7 +78,9 @@ def _model(arrays: dict[str, np.ndarray], name: str, source: str) -> Model:
         n_embedding_neighbor=arrays["emb_s"].shape[1],
         n_embedding_center=arrays["emb_r"].shape[1],
         tensor=tensor,
-        **{full: _readout(arrays, short) for short, full in _READOUTS.items() if f"{short}_w0" in arrays},
+        energy=_readout(arrays, "sr"),
+        charge=_readout(arrays, "q") if "q_w0" in arrays else None,
+        scalar_polarizability=_readout(arrays, "as") if "as_w0" in arrays else None,
     )
     predicts = ["charges"] if "q_w0" in arrays else []
     if tensor is not None:

@@ -1,0 +1,157 @@
+"""The command line: commands, nothing else. Every command calls what the Python API offers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polmd.errors import PolmdError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Molecular dynamics with machine-learned polarizable atomic multipoles.",
+)
+models_app = typer.Typer(help="Bundled models.", invoke_without_command=True)
+build_app = typer.Typer(no_args_is_help=True, help="Build start structures.")
+app.add_typer(models_app, name="models")
+app.add_typer(build_app, name="build")
+
+Input = Annotated[Path, typer.Argument(help="input.toml", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory, in place of the one in the input.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="At most this many steps in every stage.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def main() -> None:
+    """Entry point: errors of polmd become one message and exit code 1."""
+    try:
+        app()
+    except PolmdError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def run(
+    input_file: Input,
+    out: Out = None,
+    steps: Steps = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, bit for bit.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds a run.")] = False,
+) -> None:
+    """Run the stages of an input.
+
+    Exit code 0: finished; 1: an error, said on standard error; 75: stopped by SIGINT, SIGTERM or SIGUSR1 after a
+    complete step, with a checkpoint: continue with --resume.
+    """
+    from rich.console import Console
+
+    from polmd.errors import OutputError
+    from polmd.run import Runner
+
+    if resume and overwrite:
+        raise OutputError("a run is either resumed or overwritten, not both")
+    runner = Runner(_config(input_file, out, steps), Console(highlight=False, soft_wrap=True))
+    code = runner.resume() if resume else runner.start(overwrite=overwrite)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(input_file: Input, out: Out = None, steps: Steps = None) -> None:
+    """Do everything but the run: atoms, model, first energy, memory, expected speed. Writes nothing."""
+    from polmd.check import check_run
+
+    for line in check_run(_config(input_file, out, steps)):
+        typer.echo(line)
+
+
+@app.command()
+def export(
+    run_directory: Annotated[Path, typer.Argument(help="run directory", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="extended XYZ file to write", show_default=False)],
+    every: Annotated[int, typer.Option(min=1, help="Take every n-th frame.")] = 1,
+    wrap: Annotated[bool, typer.Option("--wrap", help="Put atoms into the cell.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the trajectory of a run as extended XYZ."""
+    from polmd.output.export import export_extxyz
+
+    count = export_extxyz(run_directory, file, every=every, wrap=wrap, overwrite=overwrite)
+    typer.echo(f"{count} frames written to {file}")
+
+
+@app.command()
+def convert(
+    weights: Annotated[Path, typer.Argument(help="weights as .npz", show_default=False)],
+    model_file: Annotated[Path, typer.Argument(help="model file to write (.h5)", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn trained weights into a model file."""
+    from polmd.model.importers.npz import read_npz
+
+    model = read_npz(weights, name=name)
+    model.save(model_file, overwrite=overwrite)
+    typer.echo(f"{model_file}: model '{model.name}', {model.n_weights} weights, elements {model.elements}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the reference of input.toml (Markdown)."""
+    from polmd.config import schema_markdown
+
+    typer.echo(schema_markdown())
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the bundled models."""
+    if context.invoked_subcommand is not None:
+        return
+    from ase.data import chemical_symbols
+
+    from polmd.model.file import bundled_models, load_model
+
+    for name in bundled_models():
+        model = load_model(name)
+        symbols = " ".join(chemical_symbols[z] for z in model.elements)
+        predicts = ", ".join(model.header.predicts) or "energies only"
+        typer.echo(f"{name}: {symbols}; cutoff {model.cutoff:g} Å; {model.n_weights} weights; {predicts}")
+        typer.echo(f"  {model.header.provenance} ({model.header.licence})")
+
+
+@build_app.command()
+def water(
+    file: Annotated[Path, typer.Argument(help="structure file to write, any format ASE knows", show_default=False)],
+    molecules: Annotated[int, typer.Option(min=1, help="Number of molecules.")] = 64,
+    density_g_cm3: Annotated[float, typer.Option("--density", help="Density, g/cm³.")] = 0.997,
+    seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same atoms.")] = 0,
+    open_boundaries: Annotated[bool, typer.Option("--open", help="A droplet without periodic cell.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Liquid water, molecules placed and relaxed by polmd."""
+    from ase.io import write
+
+    from polmd.errors import OutputError
+    from polmd.structures import build_water
+
+    if file.exists() and not overwrite:
+        raise OutputError(f"{file} exists; choose another name or give --overwrite")
+    system = build_water(molecules, density_g_cm3=density_g_cm3, seed=seed, periodic=not open_boundaries)
+    write(file, system.to_ase())
+    typer.echo(f"{len(system)} atoms written to {file}")
+
+
+def _config(input_file: Path, out: Path | None, steps: int | None):  # type: ignore[no-untyped-def]
+    """The checked input with the command line's changes; warnings go to standard error."""
+    from polmd.config import load_config
+
+    config, warnings = load_config(input_file, out)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return config if steps is None else config.shortened(steps)
