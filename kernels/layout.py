@@ -12,7 +12,7 @@ import numpy as np
 LANES = 16
 #: Distinct terms of the tensor readout: vectors, symmetric matrices, axial vectors (antisymmetric matrices).
 N_VECTOR, N_SYMMETRIC, N_AXIAL = 11, 12, 4
-#: Rows of the table of their components, one row of LANES values each.
+#: Rows of the table of their components, one row of LANES values each: component by component, terms within it.
 N_COMPONENTS = 3 * N_VECTOR + 6 * N_SYMMETRIC + 3 * N_AXIAL
 
 # Order of the vectors; a = T1, S = T2, T = T3, r = a·a, t = S:S, V1 = S a, V2 = T:S, M13 = T a, M22 = S², M33 = T:T.
@@ -41,7 +41,7 @@ class NetworkWeights(NamedTuple):
     second_bias: np.ndarray  # (R, h1)
     last_weight: np.ndarray  # (R, h1)
     last_bias: np.ndarray  # (R,) biases of the last and of the linear layer
-    tensor_weight: np.ndarray  # (nc/LANES, nh, 27, LANES): vector, symmetric and axial terms in the order above
+    tensor_weight: np.ndarray  # (nc/LANES, nh, 27·LANES): vector, symmetric and axial terms in the order above
     gate_weight: np.ndarray  # (3, nh, 3 nh)
     gate_bias: np.ndarray  # (3, nh)
     out_weight: np.ndarray  # (3, no, nh)

@@ -41,7 +41,9 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
     try:
         atoms = read(path, index=index, format=format)
     except UnknownFileTypeError as error:
-        raise InputError(f"{path}: ASE does not recognise the format ({error}); name it with structure.format") from error
+        raise InputError(
+            f"{path}: ASE does not recognise the format ({error}); name it with structure.format"
+        ) from error
     except IndexError as error:
         raise InputError(f"{path}: has no frame {index}") from error
     except Exception as error:  # ASE's readers raise whatever their parsing stumbles over
@@ -123,12 +125,16 @@ def check_system(system: System, *, elements: Sequence[int], min_distance_A: flo
             raise InputError(f"atom {k} (counted from 0) has no element (symbol X)")
         if int(z) not in elements:
             known = ", ".join(chemical_symbols[e] for e in elements)
-            raise InputError(f"element {symbols[k]} (atom {k}, counted from 0) is not in the model, which knows {known}")
+            raise InputError(
+                f"element {symbols[k]} (atom {k}, counted from 0) is not in the model, which knows {known}"
+            )
     for name in ("positions", "velocities", "masses"):
         rows = getattr(system, name).reshape(len(system), -1)
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad):
-            raise InputError(f"{name} of atom {bad[0]} ({symbols[bad[0]]}, counted from 0) are not finite: {rows[bad[0]]}")
+            raise InputError(
+                f"{name} of atom {bad[0]} ({symbols[bad[0]]}, counted from 0) are not finite: {rows[bad[0]]}"
+            )
     if (system.masses <= 0).any():
         k = int(np.flatnonzero(system.masses <= 0)[0])
         raise InputError(f"mass of atom {k} ({symbols[k]}, counted from 0) is {system.masses[k]}: it must be positive")
@@ -151,7 +157,9 @@ def _check_cell(system: System) -> None:
         raise InputError(f"the cell is not finite: {system.cell.tolist()}")
     for axis in range(3):
         if lengths[axis] == 0 and system.pbc[axis]:
-            raise InputError(f"axis {'abc'[axis]} is periodic but its lattice vector is zero: give the cell, or pbc = F")
+            raise InputError(
+                f"axis {'abc'[axis]} is periodic but its lattice vector is zero: give the cell, or pbc = F"
+            )
         if lengths[axis] == 0:
             raise InputError(
                 f"lattice vector {'abc'[axis]} is zero: with any periodic axis the electrostatics is periodic in three "
@@ -173,7 +181,9 @@ def _plausibility(system: System) -> list[str]:
         if pair is None:
             warnings.append(f"no two atoms are closer than {high:g} Å: are the positions in Å (not nm or Bohr)?")
         elif pair[2] < low:
-            warnings.append(f"atoms {pair[0]} and {pair[1]} are {pair[2]:.3f} Å apart: are the positions in Å (not nm)?")
+            warnings.append(
+                f"atoms {pair[0]} and {pair[1]} are {pair[2]:.3f} Å apart: are the positions in Å (not nm)?"
+            )
     return warnings
 
 

@@ -106,11 +106,14 @@ def mix(moments, mixing, a):
 
 @_helper
 def unmix(gradient_a, mixing, gradient):
-    """Adjoint of :func:`mix`: dÃ[(z, n), l] = Σ_C K[level(l), (z, n), C] dA[l, C]; fills ``gradient`` (zn, nl)."""
+    """Adjoint of :func:`mix`: dÃ[(z, n), l] = Σ_C K[level(l), (z, n), C] dA[l, C].
+
+    Fills ``gradient`` (2, zn, nl): dÃ, and (−1)^L dÃ as seen along reversed edges.
+    """
     zero = gradient_a[0, 0] * 0
     for l in range(len(gradient_a)):
         level = (l > 0) + (l > 3) + (l > 9)
-        for row in range(0, len(gradient), 4):
+        for row in range(0, gradient.shape[1], 4):
             s0, s1, s2, s3 = zero, zero, zero, zero
             for k in range(gradient_a.shape[1]):
                 g = gradient_a[l, k]
@@ -118,10 +121,11 @@ def unmix(gradient_a, mixing, gradient):
                 s1 += mixing[level, row + 1, k] * g
                 s2 += mixing[level, row + 2, k] * g
                 s3 += mixing[level, row + 3, k] * g
-            gradient[row, l] = s0
-            gradient[row + 1, l] = s1
-            gradient[row + 2, l] = s2
-            gradient[row + 3, l] = s3
+            sign = 1.0 - 2.0 * (level % 2)
+            gradient[0, row, l], gradient[1, row, l] = s0, sign * s0
+            gradient[0, row + 1, l], gradient[1, row + 1, l] = s1, sign * s1
+            gradient[0, row + 2, l], gradient[1, row + 2, l] = s2, sign * s2
+            gradient[0, row + 3, l], gradient[1, row + 3, l] = s3, sign * s3
 
 
 @_helper
@@ -130,7 +134,7 @@ def edge_gradient(x, y, z, inverse_r, e, values, slopes, own, row, other, other_
     both atoms' features with respect to their common edge, so that forces need no scatter.
 
     (x, y, z) : unit vector; ``own`` (zn, nl), row : dÃ_i and first row of species z_j; ``other``, other_row : the same
-    of atom j; ``angular``, ``radial``, ``change`` (nl,) : scratch
+    of atom j, with the sign (−1)^L; ``angular``, ``radial``, ``change`` (nl,) : scratch
     """
     n_l = len(angular)
     monomials(x, y, z, angular)
@@ -139,16 +143,8 @@ def edge_gradient(x, y, z, inverse_r, e, values, slopes, own, row, other, other_
         change[l] = 0.0
     for n in range(len(values)):
         value, slope = values[n, e], slopes[n, e]
-        for l in range(4):  # even and odd levels: 0 | 1
-            g = own[row + n, l] + (other[other_row + n, l] if l == 0 else -other[other_row + n, l])
-            radial[l] += value * g
-            change[l] += slope * g
-        for l in range(4, 10):
+        for l in range(n_l):
             g = own[row + n, l] + other[other_row + n, l]
-            radial[l] += value * g
-            change[l] += slope * g
-        for l in range(10, n_l):
-            g = own[row + n, l] - other[other_row + n, l]
             radial[l] += value * g
             change[l] += slope * g
     along = 0.0

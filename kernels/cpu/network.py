@@ -172,7 +172,7 @@ def reverse(types, w, ranks, orders, moments, first_out, hidden, seeds, gradient
     types, w, ranks, orders                           in, as in forward
     moments, first_out, hidden                        in, from forward
     seeds                       Multipoles            in, dL/d(prediction)
-    gradient                    (n, zn, nl)  float64  out, dL/dÃ
+    gradient                    (n, 2, zn, nl)  float64  out, dL/dÃ and (−1)^L dL/dÃ
     """
     n = len(types)
     for chunk in numba.prange((n + CHUNK - 1) // CHUNK):
@@ -182,7 +182,7 @@ def reverse(types, w, ranks, orders, moments, first_out, hidden, seeds, gradient
 
 @_plain
 def _forces_chunk(start, stop, positions, cell, types, first, neighbors, shifts, w, capacity, gradient, forces, virial):
-    n_l = gradient.shape[2]
+    n_l = gradient.shape[3]
     n_rbf = len(w.frequencies)
     edges = np.empty((EDGE_ROWS, capacity))
     atoms = np.empty(capacity, np.int32)
@@ -196,8 +196,8 @@ def _forces_chunk(start, stop, positions, cell, types, first, neighbors, shifts,
         for e in range(count):
             inverse, j = edges[INVERSE_R, e], atoms[e]
             v = edges[VX, e], edges[VY, e], edges[VZ, e]
-            g = edge_gradient(v[0] * inverse, v[1] * inverse, v[2] * inverse, inverse, e, values, slopes, gradient[i],
-                              types[j] * n_rbf, gradient[j], types[i] * n_rbf, angular, radial, change)  # fmt: skip
+            g = edge_gradient(v[0] * inverse, v[1] * inverse, v[2] * inverse, inverse, e, values, slopes, gradient[i, 0],
+                              types[j] * n_rbf, gradient[j, 1], types[i] * n_rbf, angular, radial, change)  # fmt: skip
             fx -= g[0]
             fy -= g[1]
             fz -= g[2]
@@ -213,7 +213,7 @@ def edge_forces(positions, cell, types, first, neighbors, shifts, w, gradient, f
 
     name                                     shape        dtype    unit  in/out
     positions … shifts, w                                                in, as in forward
-    gradient                                 (n, zn, nl)  float64        in, from reverse
+    gradient                                 (n, 2, zn, nl)  float64     in, from reverse
     forces                                   (n, 3)       float64  eV/Å  out, −dL/dr
     virial                                   (n, 3, 3)    float64  eV    out, per-atom part of dL/dstrain[c, d] = Σ v_c ∂L/∂v_d
     """

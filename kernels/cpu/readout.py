@@ -118,6 +118,56 @@ def _put10(x, row, lane, v):
 
 
 @_inline
+def _put_vector(x, term, lane, v):
+    x[term * LANES + lane] = v[0]
+    x[(N_VECTOR + term) * LANES + lane] = v[1]
+    x[(2 * N_VECTOR + term) * LANES + lane] = v[2]
+
+
+@_inline
+def _get_vector(x, term, lane):
+    return x[term * LANES + lane], x[(N_VECTOR + term) * LANES + lane], x[(2 * N_VECTOR + term) * LANES + lane]
+
+
+@_inline
+def _put_matrix(x, term, lane, v):
+    x[(_SYMMETRIC + 0 * N_SYMMETRIC + term) * LANES + lane] = v[0]
+    x[(_SYMMETRIC + 1 * N_SYMMETRIC + term) * LANES + lane] = v[1]
+    x[(_SYMMETRIC + 2 * N_SYMMETRIC + term) * LANES + lane] = v[2]
+    x[(_SYMMETRIC + 3 * N_SYMMETRIC + term) * LANES + lane] = v[3]
+    x[(_SYMMETRIC + 4 * N_SYMMETRIC + term) * LANES + lane] = v[4]
+    x[(_SYMMETRIC + 5 * N_SYMMETRIC + term) * LANES + lane] = v[5]
+
+
+@_inline
+def _get_matrix(x, term, lane):
+    return (
+        x[(_SYMMETRIC + term) * LANES + lane],
+        x[(_SYMMETRIC + N_SYMMETRIC + term) * LANES + lane],
+        x[(_SYMMETRIC + 2 * N_SYMMETRIC + term) * LANES + lane],
+        x[(_SYMMETRIC + 3 * N_SYMMETRIC + term) * LANES + lane],
+        x[(_SYMMETRIC + 4 * N_SYMMETRIC + term) * LANES + lane],
+        x[(_SYMMETRIC + 5 * N_SYMMETRIC + term) * LANES + lane],
+    )
+
+
+@_inline
+def _put_axial(x, term, lane, v):
+    x[(_AXIAL + term) * LANES + lane] = v[0]
+    x[(_AXIAL + N_AXIAL + term) * LANES + lane] = v[1]
+    x[(_AXIAL + 2 * N_AXIAL + term) * LANES + lane] = v[2]
+
+
+@_inline
+def _get_axial(x, term, lane):
+    return (
+        x[(_AXIAL + term) * LANES + lane],
+        x[(_AXIAL + N_AXIAL + term) * LANES + lane],
+        x[(_AXIAL + 2 * N_AXIAL + term) * LANES + lane],
+    )
+
+
+@_inline
 def _twice(m, v):
     """2 m v for a symmetric matrix."""
     u = matrix_vector(m, v)
@@ -174,42 +224,42 @@ def products(a, x, ranks, orders):
     for lane in range(LANES):
         v, s = _get3(a, 1, lane), _get6(a, 4, lane)
         v1, m22 = matrix_vector(s, v), square(s)
-        _put3(x, 3 * A, lane, v)
-        _put3(x, 3 * V1, lane, v1)
-        _put6(x, _SYMMETRIC + 6 * S, lane, s)
-        _put6(x, _SYMMETRIC + 6 * AA, lane, outer_self(v))
-        _put6(x, _SYMMETRIC + 6 * M22, lane, m22)
+        _put_vector(x, A, lane, v)
+        _put_vector(x, V1, lane, v1)
+        _put_matrix(x, S, lane, s)
+        _put_matrix(x, AA, lane, outer_self(v))
+        _put_matrix(x, M22, lane, m22)
         if len(orders) == 3:
-            _put3(x, 3 * S_V1, lane, matrix_vector(s, v1))
-            _put3(x, 3 * A_R, lane, scale3(dot(v, v), v))
-            _put6(x, _SYMMETRIC + 6 * V1_A, lane, outer_symmetric(v1, v))
-            _put3(x, _AXIAL + 3 * V1_X_A, lane, cross(v1, v))
-            _put6(x, _SYMMETRIC + 6 * S_M22, lane, symmetric_part(matrix_product(s, m22)))
+            _put_vector(x, S_V1, lane, matrix_vector(s, v1))
+            _put_vector(x, A_R, lane, scale3(dot(v, v), v))
+            _put_matrix(x, V1_A, lane, outer_symmetric(v1, v))
+            _put_axial(x, V1_X_A, lane, cross(v1, v))
+            _put_matrix(x, S_M22, lane, symmetric_part(matrix_product(s, m22)))
         if len(ranks) == 3:
             t = _get10(a, 10, lane)
             v2, m13, m33 = tensor_matrix(t, s), tensor_vector(t, v), tensor_square(t)
-            _put3(x, 3 * V2, lane, v2)
-            _put6(x, _SYMMETRIC + 6 * M13, lane, m13)
-            _put6(x, _SYMMETRIC + 6 * M33, lane, m33)
+            _put_vector(x, V2, lane, v2)
+            _put_matrix(x, M13, lane, m13)
+            _put_matrix(x, M33, lane, m33)
             if len(orders) == 3:
-                _put3(x, 3 * S_V2, lane, matrix_vector(s, v2))
-                _put3(x, 3 * A_T, lane, scale3(trace_product(s, s), v))
-                _put3(x, 3 * M13_A, lane, matrix_vector(m13, v))
-                _put3(x, 3 * T_M13, lane, tensor_matrix(t, m13))
-                _put3(x, 3 * T_M22, lane, tensor_matrix(t, m22))
-                _put3(x, 3 * T_M33, lane, tensor_matrix(t, m33))
-                _put6(x, _SYMMETRIC + 6 * V2_A, lane, outer_symmetric(v2, v))
-                _put3(x, _AXIAL + 3 * V2_X_A, lane, cross(v2, v))
-                _put6(x, _SYMMETRIC + 6 * T_V1, lane, tensor_vector(t, v1))
-                _put6(x, _SYMMETRIC + 6 * T_V2, lane, tensor_vector(t, v2))
+                _put_vector(x, S_V2, lane, matrix_vector(s, v2))
+                _put_vector(x, A_T, lane, scale3(trace_product(s, s), v))
+                _put_vector(x, M13_A, lane, matrix_vector(m13, v))
+                _put_vector(x, T_M13, lane, tensor_matrix(t, m13))
+                _put_vector(x, T_M22, lane, tensor_matrix(t, m22))
+                _put_vector(x, T_M33, lane, tensor_matrix(t, m33))
+                _put_matrix(x, V2_A, lane, outer_symmetric(v2, v))
+                _put_axial(x, V2_X_A, lane, cross(v2, v))
+                _put_matrix(x, T_V1, lane, tensor_vector(t, v1))
+                _put_matrix(x, T_V2, lane, tensor_vector(t, v2))
                 full = matrix_product(s, m13)
                 c = axial_part(full)
-                _put6(x, _SYMMETRIC + 6 * S_M13, lane, symmetric_part(full))
-                _put3(x, _AXIAL + 3 * C_S_M13, lane, add3(c, c))
+                _put_matrix(x, S_M13, lane, symmetric_part(full))
+                _put_axial(x, C_S_M13, lane, add3(c, c))
                 full = matrix_product(s, m33)
                 c = axial_part(full)
-                _put6(x, _SYMMETRIC + 6 * S_M33, lane, symmetric_part(full))
-                _put3(x, _AXIAL + 3 * C_S_M33, lane, add3(c, c))
+                _put_matrix(x, S_M33, lane, symmetric_part(full))
+                _put_axial(x, C_S_M33, lane, add3(c, c))
 
 
 @_lanes
@@ -223,63 +273,63 @@ def products_adjoint(a, p, half, gradient, ranks, orders):
     for lane in range(LANES):
         v, s = _get3(a, 1, lane), _get6(a, 4, lane)
         v1, m22 = matrix_vector(s, v), square(s)
-        gv = add3(_get3(p, 3 * A, lane), _twice(_get6(p, _SYMMETRIC + 6 * AA, lane), v))
-        gs = _get6(p, _SYMMETRIC + 6 * S, lane)
-        gv1 = _get3(p, 3 * V1, lane)
-        gm22 = _get6(p, _SYMMETRIC + 6 * M22, lane)
+        gv = add3(_get_vector(p, A, lane), _twice(_get_matrix(p, AA, lane), v))
+        gs = _get_matrix(p, S, lane)
+        gv1 = _get_vector(p, V1, lane)
+        gm22 = _get_matrix(p, M22, lane)
         if len(orders) == 3:
-            q = _get3(p, 3 * S_V1, lane)
+            q = _get_vector(p, S_V1, lane)
             gv1 = add3(gv1, matrix_vector(s, q))
             gs = add6(gs, outer_mean(q, v1, half))
-            q = _get3(p, 3 * A_R, lane)
+            q = _get_vector(p, A_R, lane)
             gv = add3(gv, add3(scale3(dot(v, v), q), scale3(double(dot(q, v)), v)))
-            m = _get6(p, _SYMMETRIC + 6 * V1_A, lane)
-            c = _get3(p, _AXIAL + 3 * V1_X_A, lane)
+            m = _get_matrix(p, V1_A, lane)
+            c = _get_axial(p, V1_X_A, lane)
             gv1 = add3(gv1, add3(_twice(m, v), cross(v, c)))
             gv = add3(gv, add3(_twice(m, v1), cross(c, v1)))
-            m = _get6(p, _SYMMETRIC + 6 * S_M22, lane)
+            m = _get_matrix(p, S_M22, lane)
             gs = add6(gs, symmetric_part(matrix_product(m, m22)))
             gm22 = add6(gm22, symmetric_part(matrix_product(m, s)))
         if len(ranks) == 3:
             t = _get10(a, 10, lane)
             v2, m13, m33 = tensor_matrix(t, s), tensor_vector(t, v), tensor_square(t)
-            gv2 = _get3(p, 3 * V2, lane)
-            gm13 = _get6(p, _SYMMETRIC + 6 * M13, lane)
-            gm33 = _get6(p, _SYMMETRIC + 6 * M33, lane)
+            gv2 = _get_vector(p, V2, lane)
+            gm13 = _get_matrix(p, M13, lane)
+            gm33 = _get_matrix(p, M33, lane)
             gt = _get10(gradient, 10, lane)
             if len(orders) == 3:
-                q = _get3(p, 3 * S_V2, lane)
+                q = _get_vector(p, S_V2, lane)
                 gv2 = add3(gv2, matrix_vector(s, q))
                 gs = add6(gs, outer_mean(q, v2, half))
-                q = _get3(p, 3 * A_T, lane)
+                q = _get_vector(p, A_T, lane)
                 gv = add3(gv, scale3(trace_product(s, s), q))
                 gs = add6(gs, scale6(double(dot(q, v)), s))
-                q = _get3(p, 3 * M13_A, lane)
+                q = _get_vector(p, M13_A, lane)
                 gv = add3(gv, matrix_vector(m13, q))
                 gm13 = add6(gm13, outer_mean(q, v, half))
-                q = _get3(p, 3 * T_M13, lane)
+                q = _get_vector(p, T_M13, lane)
                 gm13 = add6(gm13, tensor_vector(t, q))
                 gt = add10(gt, gradient_vector_matrix(q, m13))
-                q = _get3(p, 3 * T_M22, lane)
+                q = _get_vector(p, T_M22, lane)
                 gm22 = add6(gm22, tensor_vector(t, q))
                 gt = add10(gt, gradient_vector_matrix(q, m22))
-                q = _get3(p, 3 * T_M33, lane)
+                q = _get_vector(p, T_M33, lane)
                 gm33 = add6(gm33, tensor_vector(t, q))
                 gt = add10(gt, gradient_vector_matrix(q, m33))
-                m = _get6(p, _SYMMETRIC + 6 * V2_A, lane)
-                c = _get3(p, _AXIAL + 3 * V2_X_A, lane)
+                m = _get_matrix(p, V2_A, lane)
+                c = _get_axial(p, V2_X_A, lane)
                 gv2 = add3(gv2, add3(_twice(m, v), cross(v, c)))
                 gv = add3(gv, add3(_twice(m, v2), cross(c, v2)))
-                m = _get6(p, _SYMMETRIC + 6 * T_V1, lane)
+                m = _get_matrix(p, T_V1, lane)
                 gv1 = add3(gv1, tensor_matrix(t, m))
                 gt = add10(gt, gradient_vector_matrix(v1, m))
-                m = _get6(p, _SYMMETRIC + 6 * T_V2, lane)
+                m = _get_matrix(p, T_V2, lane)
                 gv2 = add3(gv2, tensor_matrix(t, m))
                 gt = add10(gt, gradient_vector_matrix(v2, m))
-                g = general_matrix(_get6(p, _SYMMETRIC + 6 * S_M13, lane), _get3(p, _AXIAL + 3 * C_S_M13, lane))
+                g = general_matrix(_get_matrix(p, S_M13, lane), _get_axial(p, C_S_M13, lane))
                 gs = add6(gs, general_symmetric_product(g, m13))
                 gm13 = add6(gm13, general_symmetric_product(transpose(g), s))
-                g = general_matrix(_get6(p, _SYMMETRIC + 6 * S_M33, lane), _get3(p, _AXIAL + 3 * C_S_M33, lane))
+                g = general_matrix(_get_matrix(p, S_M33, lane), _get_axial(p, C_S_M33, lane))
                 gs = add6(gs, general_symmetric_product(g, m33))
                 gm33 = add6(gm33, general_symmetric_product(transpose(g), s))
             gt = add10(gt, gradient_vector_matrix(v, gm13))
@@ -296,31 +346,35 @@ def products_adjoint(a, p, half, gradient, ranks, orders):
 
 
 @_helper
+def _dot_run(weight, start, x, first, count):
+    u, v = weight[start : start + count], x[first : first + count]  # views: an index with an offset does not vectorise
+    total = x[first] * 0
+    for k in range(count):
+        total += u[k] * v[k]
+    return total
+
+
+@_helper
 def contract(x, weight, o):
-    """o[h, component] += Σ_lanes weight[h, term] x[component]: vectors (3), symmetric matrices (6), axial vectors (3)
-    of the hidden tensors; ``x`` of :func:`products`, ``weight`` (nh, 27, LANES), ``o`` (nh, 12)."""
+    """o[h, component] += Σ_(term, lane) weight[h, (term, lane)] x[component, (term, lane)]: vectors (3), symmetric
+    matrices (6), axial vectors (3) of the hidden tensors; ``x`` of :func:`products`, ``weight`` (nh, 27·LANES), ``o``
+    (nh, 12). Terms and lanes of a component are neighbours in memory: one long dot product each."""
     for h in range(len(o)):
+        w = weight[h]
         for k in range(3):
-            total = o[h, k]
-            for term in range(N_VECTOR):
-                row = (3 * term + k) * LANES
-                for lane in range(LANES):
-                    total += weight[h, term, lane] * x[row + lane]
-            o[h, k] = total
+            o[h, k] += _dot_run(w, 0, x, k * N_VECTOR * LANES, N_VECTOR * LANES)
         for k in range(6):
-            total = o[h, 3 + k]
-            for term in range(N_SYMMETRIC):
-                row = (_SYMMETRIC + 6 * term + k) * LANES
-                for lane in range(LANES):
-                    total += weight[h, N_VECTOR + term, lane] * x[row + lane]
-            o[h, 3 + k] = total
+            first = (_SYMMETRIC + k * N_SYMMETRIC) * LANES
+            o[h, 3 + k] += _dot_run(w, N_VECTOR * LANES, x, first, N_SYMMETRIC * LANES)
         for k in range(3):
-            total = o[h, 9 + k]
-            for term in range(N_AXIAL):
-                row = (_AXIAL + 3 * term + k) * LANES
-                for lane in range(LANES):
-                    total += weight[h, N_VECTOR + N_SYMMETRIC + term, lane] * x[row + lane]
-            o[h, 9 + k] = total
+            first = (_AXIAL + k * N_AXIAL) * LANES
+            o[h, 9 + k] += _dot_run(w, (N_VECTOR + N_SYMMETRIC) * LANES, x, first, N_AXIAL * LANES)
+
+
+@_helper
+def _add_run(seed, weight, start, p, first, count):
+    for k in range(count):
+        p[first + k] += seed * weight[start + k]
 
 
 @_helper
@@ -329,21 +383,15 @@ def contract_adjoint(seed, weight, p):
     for row in range(len(p)):
         p[row] = 0.0
     for h in range(len(seed)):
-        for term in range(N_VECTOR):
-            for k in range(3):
-                s, row = seed[h, k], (3 * term + k) * LANES
-                for lane in range(LANES):
-                    p[row + lane] += s * weight[h, term, lane]
-        for term in range(N_SYMMETRIC):
-            for k in range(6):
-                s, row = seed[h, 3 + k], (_SYMMETRIC + 6 * term + k) * LANES
-                for lane in range(LANES):
-                    p[row + lane] += s * weight[h, N_VECTOR + term, lane]
-        for term in range(N_AXIAL):
-            for k in range(3):
-                s, row = seed[h, 9 + k], (_AXIAL + 3 * term + k) * LANES
-                for lane in range(LANES):
-                    p[row + lane] += s * weight[h, N_VECTOR + N_SYMMETRIC + term, lane]
+        w = weight[h]
+        for k in range(3):
+            _add_run(seed[h, k], w, 0, p, k * N_VECTOR * LANES, N_VECTOR * LANES)
+        for k in range(6):
+            first = (_SYMMETRIC + k * N_SYMMETRIC) * LANES
+            _add_run(seed[h, 3 + k], w, N_VECTOR * LANES, p, first, N_SYMMETRIC * LANES)
+        for k in range(3):
+            first = (_AXIAL + k * N_AXIAL) * LANES
+            _add_run(seed[h, 9 + k], w, (N_VECTOR + N_SYMMETRIC) * LANES, p, first, N_AXIAL * LANES)
 
 
 @_helper

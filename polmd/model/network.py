@@ -114,7 +114,8 @@ class LocalNetwork:
         The strain gradient is Σ_edges v ⊗ ∂/∂v, that is r → r(1 + ε), cell → cell(1 + ε), not symmetrised.
         """
         w = self.weights
-        gradient = np.empty_like(state.moments)
+        n, zn, n_l = state.moments.shape
+        gradient = np.empty((n, 2, zn, n_l))
         kernels.reverse(
             state.types, w, self._ranks, self._orders, state.moments, state.first, state.hidden, seeds, gradient
         )
@@ -208,7 +209,9 @@ def pack(model: Model) -> NetworkWeights:
         second_bias=second_bias,
         last_weight=last_weight,
         last_bias=last_bias,
-        tensor_weight=np.ascontiguousarray(tensor_weight.reshape(nh, terms, blocks, LANES).transpose(2, 0, 1, 3)),
+        tensor_weight=np.ascontiguousarray(
+            tensor_weight.reshape(nh, terms, blocks, LANES).transpose(2, 0, 1, 3)
+        ).reshape(blocks, nh, terms * LANES),
         gate_weight=gate_weight,
         gate_bias=gate_bias,
         out_weight=out_weight,
