@@ -677,7 +677,7 @@ def _nearest(key: str, section: type[Section]) -> str:
     close = close or difflib.get_close_matches(stem, folded, n=1, cutoff=0.7)
     if close:
         return f"did you mean {folded[close[0]]}?"
-    elsewhere = {}
+    elsewhere: dict[str, tuple[str, str]] = {}
     for heading, other in _all_keys():
         elsewhere.setdefault(other.lower(), (heading, other))
         elsewhere.setdefault(_split_unit(other)[0].lower(), (heading, other))

@@ -54,8 +54,7 @@ class _Scanner:
                 self.at += 1
                 key = self.key()
                 self.at = self.text.index("]", self.at) + 1
-                table = self.inside_arrays(key[:-1])
-                table = self.enter((*table, key[-1]))
+                table = self.inside_arrays(key)
                 self.mark(table, line)
             else:
                 self.pair(table)

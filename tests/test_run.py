@@ -221,7 +221,7 @@ def test_bad_structures_are_refused(tmp_path: Path, case: str, command: str) -> 
     import re
 
     atoms, pattern = BAD_STRUCTURES[case]
-    (tmp_path / "bad.xyz").write_text(f"3\nProperties=species:S:1:pos:R:3 pbc=\"F F F\"\n{atoms}\n")
+    (tmp_path / "bad.xyz").write_text(f'3\nProperties=species:S:1:pos:R:3 pbc="F F F"\n{atoms}\n')
     (tmp_path / "in.toml").write_text('structure.file = "bad.xyz"\n[[stage]]\nkind = "nve"\nsteps = 5\n')
     code, message = _polmd(command, tmp_path / "in.toml", "--out", tmp_path / "run")
     assert code == 1 and re.search(pattern, message, re.S), message
@@ -248,7 +248,7 @@ def test_bad_cells_are_refused(tmp_path: Path, header: str, pattern: str) -> Non
 def test_infinite_velocity_and_no_atoms_are_refused(tmp_path: Path) -> None:
     """Rows 2 and 12."""
     (tmp_path / "in.toml").write_text('structure.file = "bad.xyz"\n[[stage]]\nkind = "nve"\nsteps = 5\n')
-    text = "1\nProperties=species:S:1:pos:R:3:momenta:R:3 pbc=\"F F F\"\nO 0 0 0 inf 0 0\n"
+    text = '1\nProperties=species:S:1:pos:R:3:momenta:R:3 pbc="F F F"\nO 0 0 0 inf 0 0\n'
     (tmp_path / "bad.xyz").write_text(text)
     code, message = _polmd("check", tmp_path / "in.toml")
     assert code == 1 and "velocities of atom 0 (O" in message

@@ -204,7 +204,7 @@ def test_no_atom_and_one_atom():
 
 
 def test_closest_pair():
-    positions, cell, rng = water_like(30)
+    positions, cell, _rng = water_like(30)
     positions[7] = positions[22] + [0.1, 0.0, 0.0] + np.array([2, -1, 3]) @ cell
     i, j, distance = closest_pair(positions, cell, ALL, 2.0)
     assert (i, j) == (7, 22) and distance == pytest.approx(0.1, abs=1e-12)

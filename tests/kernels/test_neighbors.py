@@ -5,9 +5,9 @@ import tracemalloc
 import numba
 import numpy as np
 import pytest
-
 from polmd.kernels.cpu import neighbors as cpu
 from polmd.kernels.reference import neighbors as reference
+
 from polmd.neighbors import _complete_basis
 
 PBC = [(a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)]
