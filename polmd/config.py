@@ -43,7 +43,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 CountOrNever = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]*$")]
 Repeat = Annotated[int, Field(ge=1, le=1000)]
 
 
@@ -173,7 +173,7 @@ class Output(Section):
     segment_frames: Count = Field(default=500, description="frames per sealed trajectory file")
     store_forces: bool = Field(default=False, description="write forces into the trajectory")
     trajectory_precision: Literal["single", "double"] = Field(
-        default="single", description="floating-point size in the trajectory; checkpoints are always double"
+        default="double", description="floating-point size in the trajectory; checkpoints are always double"
     )
 
 
@@ -700,6 +700,8 @@ def _explain(detail: Any, keys: KeyPath, data: dict[str, Any]) -> tuple[KeyPath,
             section = _section_at(keys, data)
             hint = "remove it" if section is None else _nearest(str(keys[-1]), section)
             return keys, f"unknown {'table' if isinstance(value, dict) else 'key'}; {hint}"
+        case "missing" if keys and isinstance(keys[-1], int):
+            return keys[:-1], "must have 3 entries such as [1, 1, 1]"
         case "missing":
             section = _section_at(keys, data)
             field = section.model_fields.get(str(keys[-1])) if section is not None else None
@@ -747,10 +749,10 @@ def _explain(detail: Any, keys: KeyPath, data: dict[str, Any]) -> tuple[KeyPath,
             return keys, f"must be a list such as [1, 1, 1], {got}"
         case "too_short" | "too_long":
             return keys, f"must have 3 entries such as [1, 1, 1], {got}"
-        case "missing_positional_argument":
-            return keys, "must have 3 entries such as [1, 1, 1]"
         case "string_too_short":
             return keys, "must not be empty"
+        case "string_pattern_mismatch" if keys[-1] != "name":
+            return keys, f"must be text without control characters, {got}"
         case "string_pattern_mismatch" | "string_too_long":
             return keys, f"at most 64 letters, digits, spaces and . + - _ are allowed, {got}"
         case "contradiction":

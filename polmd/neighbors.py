@@ -25,6 +25,8 @@ FARTHEST = 1e8
 #: A cell thinner than this, in Å, is a mistake; together with FARTHEST it keeps shifts within 32 bits.
 THINNEST = 0.1
 
+_IDENTITY = np.eye(3)
+
 
 @dataclass(frozen=True)
 class PairList:
@@ -131,7 +133,8 @@ class VerletList:
     def _rebuild(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
         basis = _complete_basis(cell, pbc)
         self._pairs = _build(positions, basis, pbc, self.cutoff + self.skin)
-        self._positions, self._cell, self._pbc, self._basis = positions.copy(), cell.copy(), pbc.copy(), basis
+        self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
+        self._inverse = np.linalg.inv(basis)
 
     def _valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         """Whether no pair can have come closer than the cutoff without being in the list.
@@ -141,22 +144,18 @@ class VerletList:
         |v0| < (cutoff + |d_i| + |d_j|) ‖F⁻¹‖, the 2-norm. Every such pair is in the list as long as the right side, with
         the two largest displacements, does not exceed cutoff + skin.
         """
-        if len(positions) != len(self._positions) or not np.array_equal(pbc, self._pbc):
+        if len(positions) != len(self._positions) or pbc.tobytes() != self._pbc.tobytes():
             return False
-        if np.array_equal(cell, self._cell):
+        if cell.tobytes() == self._cell.tobytes():
             strain, allowed = _IDENTITY, self.skin
         else:
-            basis = _complete_basis(cell, pbc)
-            strain = np.linalg.solve(self._basis, basis)
+            strain = self._inverse @ _complete_basis(cell, pbc)
             stretch = float(np.linalg.svd(strain, compute_uv=False)[-1])  # 1 / ‖F⁻¹‖
             allowed = (self.cutoff + self.skin) * stretch - self.cutoff
         largest, second, bad = kernels.largest_displacements(positions, self._positions, strain)
         if bad >= 0:
             _require_finite(positions, SimulationError)
         return bool(largest + second <= allowed)
-
-
-_IDENTITY = np.eye(3)
 
 
 def _build(positions: np.ndarray, basis: np.ndarray, pbc: np.ndarray, cutoff: float) -> PairList:
@@ -176,37 +175,45 @@ def _build(positions: np.ndarray, basis: np.ndarray, pbc: np.ndarray, cutoff: fl
 
 def _complete_basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Lattice vectors along periodic axes, unit normals along the others; refuses a singular cell."""
-    if not np.isfinite(cell[pbc]).all():
-        raise InputError(f"cell {cell.tolist()}: lattice vectors along periodic axes must be finite")
-    lengths = [math.hypot(*row) for row in cell.tolist()]
-    for axis in range(3):
-        if pbc[axis] and lengths[axis] == 0.0:
+    rows, flags = cell.tolist(), pbc.tolist()
+    periodic = [axis for axis in range(3) if flags[axis]]
+    open_axes = [axis for axis in range(3) if not flags[axis]]
+    lengths = [math.hypot(*row) for row in rows]
+    for axis in periodic:
+        if not lengths[axis] < math.inf:
+            raise InputError(f"cell {rows}: lattice vectors along periodic axes must be finite")
+        if lengths[axis] == 0.0:
             raise InputError(
                 f"axis {'abc'[axis]} is periodic but its lattice vector has no length: give the cell or set pbc to false"
             )
-    periodic, open_axes = np.flatnonzero(pbc), np.flatnonzero(~pbc)
-    basis = np.where(pbc[:, None], cell, 0.0)
-    if len(open_axes) == 3:
-        return np.eye(3)
-    if len(open_axes) == 2:
-        along = basis[periodic[0]] / lengths[periodic[0]]
-        helper = np.zeros(3)
-        helper[np.argmin(np.abs(along))] = 1.0
-        normal = np.cross(along, helper)
-        normal /= math.hypot(*normal)
-        basis[open_axes[0]], basis[open_axes[1]] = normal, np.cross(along, normal)
-        return basis
-    scale = math.prod(lengths[axis] for axis in periodic)
-    if len(open_axes) == 1:
-        normal = np.cross(basis[periodic[0]], basis[periodic[1]])
-        volume = math.hypot(*normal)
-        basis[open_axes[0]] = normal / volume if volume else 0.0
+    if len(open_axes) == 0:
+        basis, volume = cell.copy(), abs(_dot(rows[0], _cross(rows[1], rows[2])))
+    elif len(open_axes) == 1:
+        normal = _cross(rows[periodic[0]], rows[periodic[1]])
+        basis, volume = cell.copy(), math.hypot(*normal)
+        basis[open_axes[0]] = [v / volume if volume else 0.0 for v in normal]
+    elif len(open_axes) == 2:
+        basis, volume = cell.copy(), lengths[periodic[0]]
+        along = [v / volume for v in rows[periodic[0]]]
+        normal = _cross(along, _IDENTITY[int(np.argmin(np.abs(along)))].tolist())
+        length = math.hypot(*normal)
+        basis[open_axes[0]] = normal = [v / length for v in normal]
+        basis[open_axes[1]] = _cross(along, normal)
     else:
-        volume = abs(float(np.dot(np.cross(basis[0], basis[1]), basis[2])))
+        return _IDENTITY
+    scale = math.prod(lengths[axis] for axis in periodic)
     if volume < FLATTEST_CELL * scale:
         names = ", ".join("abc"[axis] for axis in periodic)
-        raise InputError(f"the lattice vectors {names} are linearly dependent: cell {cell.tolist()}")
+        raise InputError(f"the lattice vectors {names} are linearly dependent: cell {rows}")
     return basis
+
+
+def _cross(a: list[float], b: list[float]) -> list[float]:
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+
+
+def _dot(a: list[float], b: list[float]) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def _validated(positions: Any, cell: Any, pbc: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -230,7 +230,8 @@ class Runner:
             reporters.append(ThermoReporter(directory.thermo, every=output.thermo_every))
         if output.log_every:
             reporters.append(LogReporter(log, every=output.log_every, total_steps=total))
-        reporters.append(ProgressReporter(self.console, total_steps=total))
+        if self.console is not None and self.console.is_terminal:
+            reporters.append(ProgressReporter(self.console, total_steps=total))
         return reporters
 
     def _stages(self, directory: RunDirectory, prepared: Prepared, content: dict[str, Any] | None, log: RunLog) -> int:
@@ -319,7 +320,7 @@ class Runner:
         try:
             simulation.run(stage.length - simulation.stage_step, on_step=after_step)
         except BlowUpError as error:
-            self._write_frame(error.system, directory.path / "failed.extxyz")
+            self._write_frame(error.system, directory.failed)
             self._save(simulation, directory, prepared)
             log.error(
                 f"the atoms after the failed step are in failed.extxyz, the checkpoint is at step {simulation.state.step}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polmd.errors import InputError
+from polmd.extxyz import is_xyz, read_frame, unknown_symbol
 from polmd.neighbors import build_pairs, closest_pair
 from polmd.system import System
 from polmd.units import DENSITY
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 #: A mass density outside this range (g/cm³), or atoms farther apart than this (Å), suggest another unit of length.
 PLAUSIBLE_DENSITY = (0.02, 25.0)
 PLAUSIBLE_DISTANCE = (0.6, 4.0)
+#: The closest pair of a structure is bonded, hence nearer than this many sums of covalent radii (a Bohr is 1.89 of it).
+LOOSEST_BOND = 1.6
+NOBLE_GASES = {2, 10, 18, 36, 54, 86}
 
 _FORTRAN = re.compile(r"(?<![A-Za-z_])[-+]?\d+\.?\d*[dD][-+]?\d+\b")
 
@@ -28,7 +33,7 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
     """Read one frame of a structure file in any format ASE knows.
 
     Returns the system and notes on what was taken. Positions, cell, pbc, masses and velocities (from a momenta or
-    velocities column) are used; forces, energies and charges in the file are not.
+    velocities column) are used; forces, energies, charges and constraints in the file are not, and the notes say so.
 
     Raises InputError naming the file, and the line where it can be found.
     """
@@ -38,8 +43,15 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such structure file")
+    notes: list[str] = []
     try:
-        atoms = read(path, index=index, format=format)
+        if is_xyz(path, format):
+            text, notes = read_frame(path, index)
+            found = read(StringIO(text), index=0, format="extxyz")
+        else:
+            found = read(path, index=index, format=format, do_not_split_by_at_sign=True)
+    except InputError:
+        raise
     except UnknownFileTypeError as error:
         raise InputError(
             f"{path}: ASE does not recognise the format ({error}); name it with structure.format"
@@ -48,22 +60,34 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
         raise InputError(f"{path}: has no frame {index}") from error
     except Exception as error:  # ASE's readers raise whatever their parsing stumbles over
         raise InputError(f"{path}: cannot be read: {_reason(path, error)}") from error
-    notes = [f"structure: {path}, frame {index}, {len(atoms)} atoms"]
-    velocities = atoms.arrays.get("velocities")
-    if velocities is not None and not atoms.has("momenta"):
-        atoms.set_velocities(velocities)
-        notes.append("velocities taken from the column velocities (ASE units)")
-    elif atoms.has("momenta"):
+    atoms = (
+        found[-1] if isinstance(found, list) else found
+    )  # an integer index gives one frame, its type does not say so
+    notes.insert(0, f"structure: {path}, frame {index}, {len(atoms)} atoms")
+    return _taken(atoms, notes)
+
+
+def _taken(atoms: Atoms, notes: list[str]) -> tuple[System, list[str]]:
+    """The system of what ASE read, and notes on which columns were used and which were not."""
+    used = {"numbers", "positions", "masses", "momenta"}
+    if atoms.has("momenta"):
         notes.append("velocities taken from the column momenta")
-    unused = sorted(name for name in _unused(atoms) if "force" in name.lower())
+    elif "velocities" in atoms.arrays:
+        atoms.set_velocities(atoms.arrays["velocities"])
+        used.add("velocities")
+        notes.append("velocities taken from the column velocities (ASE units)")
+    if not atoms.has("masses") and "mass" in atoms.arrays:
+        atoms.set_masses(atoms.arrays["mass"])
+        used.add("mass")
+    if atoms.has("masses"):
+        notes.append("masses taken from the file")
+    results = set(atoms.calc.results) if atoms.calc is not None else set()
+    unused = sorted((set(atoms.arrays) | results) - used)
+    if atoms.constraints:
+        unused.append("constraints (every atom moves)")
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
     return System.from_ase(atoms), notes
-
-
-def _unused(atoms: Atoms) -> set[str]:
-    results = set(atoms.calc.results) if atoms.calc is not None else set()
-    return set(atoms.arrays) | results
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -80,24 +104,10 @@ def _reason(path: Path, error: Exception) -> str:
         symbol = str(error.args[0]) if error.args else "?"
         for number, line in enumerate(lines, 1):
             if re.match(rf"\s*{re.escape(symbol)}\s", line):
-                return f"line {number}: {_unknown_symbol(symbol)}"
-        return _unknown_symbol(symbol)
-    if path.suffix in (".xyz", ".extxyz") and lines:
-        try:
-            count = int(lines[0])
-        except ValueError:
-            return f"line 1: {lines[0][:40]!r} is not a number of atoms"
-        rows = sum(bool(line.strip()) for line in lines[2:])
-        if rows < count:
-            return f"line 1 promises {count} atoms, the file has {rows} ({error})"
+                return f"line {number}: {unknown_symbol(symbol)}"
+        return unknown_symbol(symbol)
     text = str(error) or type(error).__name__
     return text.splitlines()[0]
-
-
-def _unknown_symbol(symbol: str) -> str:
-    if symbol in ("D", "T"):
-        return f"{symbol} is no element symbol; write H, and its mass in a column masses (extxyz: masses:R:1)"
-    return f"{symbol!r} is no element symbol"
 
 
 def check_system(system: System, *, elements: Sequence[int], min_distance_A: float) -> list[str]:
@@ -122,7 +132,7 @@ def check_system(system: System, *, elements: Sequence[int], min_distance_A: flo
         raise InputError("the structure has no atoms")
     for k, z in enumerate(system.numbers):
         if z == 0:
-            raise InputError(f"atom {k} (counted from 0) has no element (symbol X)")
+            raise InputError(f"atom {k} (counted from 0) has no element (symbol X): give it one, or leave it out")
         if int(z) not in elements:
             known = ", ".join(chemical_symbols[e] for e in elements)
             raise InputError(
@@ -176,15 +186,29 @@ def _plausibility(system: System) -> list[str]:
         if not PLAUSIBLE_DENSITY[0] <= density <= PLAUSIBLE_DENSITY[1]:
             warnings.append(f"the density is {density:.3g} g/cm³: are positions and cell in Å (not Bohr or nm)?")
     if len(system) > 1:
-        low, high = PLAUSIBLE_DISTANCE
-        pair = closest_pair(system.positions, system.cell, system.pbc, high)
-        if pair is None:
-            warnings.append(f"no two atoms are closer than {high:g} Å: are the positions in Å (not nm or Bohr)?")
-        elif pair[2] < low:
-            warnings.append(
-                f"atoms {pair[0]} and {pair[1]} are {pair[2]:.3f} Å apart: are the positions in Å (not nm)?"
-            )
+        warnings += _implausible_distance(system)
     return warnings
+
+
+def _implausible_distance(system: System) -> list[str]:
+    from ase.data import chemical_symbols, covalent_radii
+
+    low, high = PLAUSIBLE_DISTANCE
+    radii = covalent_radii[system.numbers]
+    reach = max(high, 2 * LOOSEST_BOND * radii.max())
+    pair = closest_pair(system.positions, system.cell, system.pbc, reach)
+    if pair is None:
+        return [f"no two atoms are closer than {reach:.1f} Å: are the positions in Å (not nm or Bohr)?"]
+    i, j, distance = pair
+    who = f"atoms {i} ({chemical_symbols[system.numbers[i]]}) and {j} ({chemical_symbols[system.numbers[j]]})"
+    if distance < low:
+        return [f"{who} are {distance:.3f} Å apart: are the positions in Å (not nm)?"]
+    bonds = distance / (radii[i] + radii[j])
+    if bonds > LOOSEST_BOND and not {int(system.numbers[i]), int(system.numbers[j])} & NOBLE_GASES:
+        return [
+            f"the closest {who} are {distance:.2f} Å apart, {bonds:.1f} times a bond: are the positions in Å (not Bohr)?"
+        ]
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------------- water
@@ -236,7 +260,9 @@ def _lattice(molecules: int, edge: float, rng: np.random.Generator) -> np.ndarra
 def _ball(molecules: int, edge: float) -> np.ndarray:
     spacing = edge / molecules ** (1 / 3)
     half = int(np.ceil(molecules ** (1 / 3))) + 1
-    sites = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 3, indexing="ij"), -1).reshape(-1, 3) + [0.1, 0.2, 0.3]
+    sites = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 3, indexing="ij"), -1).reshape(-1, 3) + np.array(
+        [0.1, 0.2, 0.3]
+    )
     return sites[np.argsort((sites**2).sum(1), kind="stable")[:molecules]] * spacing
 
 

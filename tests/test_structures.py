@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 
 import polmd
@@ -68,3 +69,64 @@ def test_ase_round_trip() -> None:
 def test_system_refuses_wrong_shapes() -> None:
     with pytest.raises(polmd.InputError, match="positions has shape"):
         polmd.System([1, 1], np.zeros((3, 3)), np.zeros((3, 3)), [False] * 3, [1, 1], np.zeros((2, 3)))
+
+
+def _check(positions: np.ndarray, edge: float = 0.0, symbols: str | None = None, **changes: object) -> list[str]:
+    atoms = Atoms(symbols or f"H{len(positions)}", positions=positions, cell=[edge] * 3, pbc=edge > 0)
+    system = polmd.System.from_ase(atoms)
+    for name, value in changes.items():
+        setattr(system, name, value)
+    return check_system(system, elements=[1, 8, 18], min_distance_A=0.5)
+
+
+def test_lengths_in_another_unit_are_noticed() -> None:
+    """Row 17: liquid water has a possible density even when its Bohr are taken for Å, so distances must tell, too."""
+    for periodic in (True, False):
+        water = build_water(20, seed=3, periodic=periodic)
+        for factor, word in ((1.8897, "not Bohr"), (1.0, None)):
+            scaled = water.copy()
+            scaled.positions *= factor
+            scaled.cell *= factor
+            warnings = check_system(scaled, elements=[1, 8], min_distance_A=0.5)
+            assert bool(warnings) == (word is not None), warnings
+            assert word is None or any(word in w for w in warnings)
+        scaled.positions *= 0.1
+        scaled.cell *= 0.1
+        with pytest.raises(polmd.InputError, match="Å apart"):
+            check_system(scaled, elements=[1, 8], min_distance_A=0.5)
+        assert any("nm" in w for w in check_system(scaled, elements=[1, 8], min_distance_A=0.01))
+    argon = np.array([[0.0, 0, 0], [3.76, 0, 0], [0, 3.76, 0]])
+    assert _check(argon, symbols="Ar3") == []
+
+
+def test_what_cannot_start_is_refused() -> None:
+    """Rows 1 to 4, 7 and 10 to 12 on systems that do not come from a file."""
+    two = np.array([[0.0, 0, 0], [0.74, 0, 0]])
+    assert _check(two) == []
+    assert _check(two[:1]) == []
+    for positions, message in (
+        (two[:0], "no atoms"),
+        (two * [np.nan, 1, 1], r"positions of atom 0 \(H, counted from 0\) are not finite"),
+        (two * 0, r"atoms 0 \(H\) and 1 \(H\), counted from 0, have identical positions"),
+        (two * 0.4, r"atoms 0 \(H\) and 1 \(H\), counted from 0, are 0.296 Å apart"),
+    ):
+        with pytest.raises(polmd.InputError, match=message):
+            _check(positions)
+    with pytest.raises(polmd.InputError, match="identical positions"):
+        _check(np.array([[0.0, 0, 0], [9.0, 9.0, -9.0]]), edge=9.0)
+    with pytest.raises(polmd.InputError, match=r"velocities of atom 1 \(H, counted from 0\) are not finite"):
+        _check(two, velocities=np.array([[0.0, 0, 0], [0, np.inf, 0]]))
+    with pytest.raises(polmd.InputError, match=r"mass of atom 1 \(H, counted from 0\) is 0.0"):
+        _check(two, masses=np.array([1.0, 0.0]))
+    with pytest.raises(polmd.InputError, match=r"element Au \(atom 1, counted from 0\) is not in the model"):
+        _check(two, symbols="HAu")
+    with pytest.raises(polmd.InputError, match=r"atom 1 \(counted from 0\) has no element"):
+        _check(two, symbols="HX")
+    for cell, message in (
+        (np.zeros((3, 3)), "axis a is periodic but its lattice vector is zero"),
+        (np.array([[9.0, 0, 0], [0, 9, 0], [9, 9, 0]]), "singular"),
+        (np.diag([9.0, np.nan, 9.0]), "not finite"),
+    ):
+        with pytest.raises(polmd.InputError, match=message):
+            _check(two, edge=9.0, cell=cell)
+    assert _check(two, edge=4.0, cell=np.diag([-4.0, 4.0, 4.0])) == []

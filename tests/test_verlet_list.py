@@ -69,6 +69,18 @@ def test_uniform_compression_alone_rebuilds_when_a_pair_may_enter():
     assert verlet.builds == 2
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_compression_along_one_axis_brings_a_pair_in(axis):
+    """The largest compression counts, not the mean: the pair at 4 Å along the axis is the one that enters."""
+    deformation = np.eye(3)
+    positions, cell = np.array([np.zeros(3), 4.001 * deformation[axis]]), np.eye(3) * 12.0
+    deformation[axis, axis] = 0.74
+    verlet = VerletList(3.0, 1.0)
+    assert len(verlet.update(positions, cell, ALL)) == 0
+    assert len(verlet.update(positions @ deformation, cell @ deformation, ALL)) == 2
+    assert verlet.builds == 2
+
+
 def test_rebuilds_only_when_needed():
     positions, cell, rng = water_like()
     verlet = VerletList(3.5, 1.0)

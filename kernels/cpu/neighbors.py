@@ -3,7 +3,7 @@
 The stages, in the order `find_pairs` calls them:
 
 1. `wrap_atoms`      fractional coordinates, folded into the box along periodic axes;
-2. `_plan_axis` …    how many slabs each axis is cut into, and how many slabs the cutoff reaches;
+2. `plan_grid`       how many slabs each axis is cut into, and how many slabs the cutoff reaches;
 3. `sort_images`     atoms sorted by cell, and copied to every image cell within reach of the box;
 4. `count_pairs`     neighbours of each atom;
 5. `fill_pairs`      the list itself.
@@ -25,13 +25,11 @@ from polmd.kernels.compile import inline, kernel
 SLABS_PER_CUTOFF = (1, 1, 4)
 #: At most this many cells per atom (plus a few): thinner slabs would only be empty.
 CELLS_PER_ATOM = 4
-#: Distances are compared only: multiply-add may be fused, and it is the same for both directions of a pair.
-CONTRACT = frozenset({"contract"})
 #: Atoms searched by one task of a parallel loop.
 BLOCK = 64
 
 
-@kernel(parallel=True)
+@kernel()
 def wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps):
     """Fold the atoms into the box along periodic axes: r = wrapped + wraps @ basis.
 
@@ -43,7 +41,7 @@ def wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps):
     wrapped : (n, 3) float64, Å, out
     wraps : (n, 3) int32, out
     """
-    for i in prange(positions.shape[0]):
+    for i in range(positions.shape[0]):
         x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
         for axis in range(3):
             fraction = positions[i, 0] * inverse[0, axis]
@@ -152,7 +150,8 @@ def _run(starts, shape, reach, a, b, c):
 _run = inline(_run)
 
 
-@kernel(parallel=True, fastmath=CONTRACT)
+# No fused multiply-add in the next two kernels: both must round a distance alike, or a row would not fit its count.
+@kernel(parallel=True)
 def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff, counts):
     """Count the images closer than the cutoff to each atom.
 
@@ -183,7 +182,7 @@ def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff,
             counts[i] = count
 
 
-@kernel(parallel=True, fastmath=CONTRACT)
+@kernel(parallel=True)
 def fill_pairs(
     x, y, z, source, offset, starts, home, slabs, shape, pad, reach, cutoff, first, longest, neighbors, shifts
 ):
