@@ -1,7 +1,8 @@
 """How kernels are compiled: one decorator for drivers, one for the scalar physics, one cache directory.
 
 Numba's disk cache looks only at the file of the cached function, not at the functions it calls in other files. The
-cache directory is therefore named by a hash of every source file of this package, Numba's version and the CPU.
+cache directory is therefore named by a hash of every source file that is compiled (all but ``reference``), Numba's
+version and the CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def cache_directory() -> Path | None:
     """
     digest = hashlib.sha256(f"{numba.__version__} {_cpu()}".encode())
     here = Path(__file__).resolve().parent
-    for path in sorted(here.rglob("*.py")):
+    for path in sorted(p for p in here.rglob("*.py") if "reference" not in p.relative_to(here).parts):
         digest.update(str(path.relative_to(here)).encode())
         digest.update(path.read_bytes())
     candidates = [os.environ.get("POLMD_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~/.cache")]

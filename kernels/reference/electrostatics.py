@@ -68,7 +68,8 @@ def derivatives_of_smeared_coulomb(v, sigma):
 
 def open_fields(r, q, u, m, sigma, norm_factor):
     """Energy, potentials and fields of the permanent moments from all pairs, without self terms."""
-    potentials, fields = np.zeros(len(q), r.dtype), np.zeros((len(q), 3), r.dtype)
+    kind = np.result_type(r, q, u, m)
+    potentials, fields = np.zeros(len(q), kind), np.zeros((len(q), 3), kind)
     energy = 0.0
     for i in range(len(q)):
         for j in range(len(q)):
