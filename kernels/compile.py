@@ -3,19 +3,27 @@
 Numba's disk cache looks only at the file of the cached function, not at the functions it calls in other files. The
 cache directory is therefore named by a hash of every source file that is compiled (all but ``reference``), Numba's
 version and the CPU.
+
+Drivers are compiled in a child process and then loaded from the cache. A process that compiles holds several copies of
+a helper, optimised to different degrees, and binds calls to whichever came first; one that loads holds only the copies
+in the cached objects. The two differ in the last bit, and a resumed run must not differ from an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import subprocess
+import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numba
 from numba.core import config
@@ -68,7 +76,7 @@ def kernel(*, parallel: bool = False, fastmath: frozenset[str] = frozenset()) ->
         try:
             if directory is not None:
                 config.CACHE_DIR = str(directory)
-            return numba.njit(
+            dispatcher = numba.njit(
                 function,
                 parallel=parallel,
                 fastmath=set(fastmath),
@@ -78,8 +86,95 @@ def kernel(*, parallel: bool = False, fastmath: frozenset[str] = frozenset()) ->
             )
         finally:
             config.CACHE_DIR = before
+        if directory is not None and _IN_WORKER not in os.environ:
+            dispatcher._cache = _CompiledElsewhere(dispatcher._cache, function)
+        return dispatcher
 
     return decorate
+
+
+_IN_WORKER = "POLMD_COMPILE_WORKER"
+
+
+class _CompiledElsewhere:
+    """A dispatcher's disk cache that, asked for what it does not have, lets the worker compile it first."""
+
+    def __init__(self, cache: Any, function: Callable) -> None:
+        self._cache = cache
+        self._function = function
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        found = self._cache.load_overload(signature, context)
+        if found is None and _worker.compile(self._function, signature):
+            found = self._cache.load_overload(signature, context)
+        return found
+
+
+class _Worker:
+    """A child process that compiles drivers into the cache, started when first needed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def compile(self, function: Callable, signature: Any) -> bool:
+        """True when the compiled driver is in the cache; otherwise the caller compiles, with a warning or the error."""
+        with self._lock:
+            try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                assert self._process is not None
+                requests, answers = self._process.stdin, self._process.stdout
+                assert requests is not None and answers is not None
+                pickle.dump((function.__module__, function.__name__, signature), requests)
+                requests.flush()
+                problem = pickle.load(answers)
+            except (OSError, EOFError, pickle.PickleError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        if problem is not None:
+            warnings.warn(
+                f"kernel {function.__name__} could not be compiled in a child process and is compiled in this one: results "
+                f"may differ in the last bit from those of later runs ({problem})",
+                stacklevel=2,
+            )
+        return problem is None
+
+    def _start(self) -> None:
+        environment = {**os.environ, _IN_WORKER: "1", "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the run, which finishes its step
+        )
+
+
+_worker = _Worker()
+
+
+def serve() -> None:
+    """The worker's loop: compile what is asked for on standard input until it closes."""
+    from importlib import import_module
+
+    requests: IO[bytes] = sys.stdin.buffer
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # nothing that a compiler prints may mix with the answers
+        while True:
+            try:
+                module, name, signature = pickle.load(requests)
+            except EOFError:
+                return
+            try:
+                getattr(import_module(module), name).compile(signature)
+                problem = None
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            pickle.dump(problem, answers)
+            answers.flush()
 
 
 def inline(function: Callable, fastmath: frozenset[str] = frozenset()) -> Any:
