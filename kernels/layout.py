@@ -1,18 +1,19 @@
-"""How the weights of a local network lie in memory for the kernels, and the constants both sides agree on.
+"""How atoms and weights of a local network lie in memory for the kernels, and the constants both sides agree on.
 
-LANES channels are worked on together: C = m·n_channels + c (radial function m, species channel c) is padded with zero
-weights to a multiple of LANES and cut into blocks. 16 is the smallest constant trip count for which LLVM still adds the
-alias checks that vectorising needs.
+Atoms of one element are worked on together, as many as a vector has lanes (8 in float64, 16 in float32): every number of
+an atom becomes a vector of a block of atoms, every weight multiplies such a vector, and no sum runs across lanes.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-LANES = 16
+#: Weights are padded with zeros to multiples of this: so many sums are kept in registers at a time.
+TILE = 8
 #: Distinct terms of the tensor readout: vectors, symmetric matrices, axial vectors (antisymmetric matrices).
 N_VECTOR, N_SYMMETRIC, N_AXIAL = 11, 12, 4
-#: Rows of the table of their components, one row of LANES values each: component by component, terms within it.
+N_TERMS = N_VECTOR + N_SYMMETRIC + N_AXIAL
+#: Rows of the table of their components: component by component, terms within it.
 N_COMPONENTS = 3 * N_VECTOR + 6 * N_SYMMETRIC + 3 * N_AXIAL
 
 # Order of the vectors; a = T1, S = T2, T = T3, r = a·a, t = S:S, V1 = S a, V2 = T:S, M13 = T a, M22 = S², M33 = T:T.
@@ -24,25 +25,27 @@ V1_X_A, V2_X_A, C_S_M13, C_S_M33 = range(N_AXIAL)
 
 
 class NetworkWeights(NamedTuple):
-    """Weights of a local network in kernel layout.
+    """Weights of a local network in kernel layout, in the precision of the network.
 
-    nz elements, nr radial basis functions, zn = nz·nr rounded up to 4, nl monomials, nc = channels C rounded up to
-    LANES, nb invariants per channel, R readouts (energy, charge, scalar polarisability as far as present), h0, h1
-    their widest hidden layers, nh hidden and no output tensors; absent parts have length 0, absent indices are −1.
+    nz elements, nr radial basis functions (made even), zn = nz·nr, nl monomials, nc = channels C rounded up to TILE, nb
+    invariants per channel, nf = nc·nb features in the order (C, b), R readouts (energy, charge, scalar polarisability
+    as far as present), h0, h1 their widest hidden layers, nh hidden (made even) and no output tensors; absent parts
+    have length 0, absent indices are −1.
     """
 
     cutoff: float  # Å
     exponent: int  # p of the cutoff function
-    frequencies: np.ndarray  # (nr,) 1/Å, float64
-    mixing: np.ndarray  # (nz, max_l+1, zn, nc): center type, level, (neighbor type, n), C
-    first_weight: np.ndarray  # (n_first, nb·nc): rows R·h0 hidden, R linear, nh mix_in_0, zeros up to a multiple of 4
-    first_bias: np.ndarray  # (n_first,)
-    second_weight: np.ndarray  # (R, h1, h0)
+    frequencies: np.ndarray  # (nr,) 1/Å
+    mixing: np.ndarray  # (nz, (max_l+1)·nc/TILE·zn·TILE): center type; level, tile of channels, (neighbor type, n), C
+    first_weight: np.ndarray  # (n_first/TILE, nf·TILE): rows R·h0 hidden, R linear, nh mix_in_0; tile of rows, f, row
+    first_transpose: np.ndarray  # (nf/TILE, n_first·TILE): the same weights; tile of features, row, f
+    first_bias: np.ndarray  # (n_first,), n_first rounded up to TILE
+    second_weight: np.ndarray  # (R, h1·h0)
     second_bias: np.ndarray  # (R, h1)
     last_weight: np.ndarray  # (R, h1)
     last_bias: np.ndarray  # (R,) biases of the last and of the linear layer
-    tensor_weight: np.ndarray  # (nc/LANES, nh, 27·LANES): vector, symmetric and axial terms in the order above
-    gate_weight: np.ndarray  # (3, nh, 3 nh)
+    tensor_weight: np.ndarray  # (nc, nh·N_TERMS): vector, symmetric and axial terms in the order above
+    gate_weight: np.ndarray  # (3, nh·3·nh)
     gate_bias: np.ndarray  # (3, nh)
     out_weight: np.ndarray  # (3, no, nh)
     charge_readout: int

@@ -1,163 +1,320 @@
-"""From edges to A features and back, one atom at a time. Helpers of the drivers in network.py."""
+"""From edges to A features and back, for one block of atoms (kernels/layout.py). Helpers of the drivers in network.py.
 
-import math
+Edges of a block lie in slots: slot k of a neighbour species holds the k-th edge of every atom of the block, so that all
+atoms add up their edges in step. Atoms with fewer edges of a species than others have edges far away in the slots left
+over, whose radial functions are zero.
+"""
 
 import numba
-from polmd.kernels.compile import REASSOCIATE
+import numpy as np
 from polmd.kernels.cpu.scalars import cutoff_function, radial_basis
+from polmd.kernels.cpu.simd import below, item, lanes, load, square_root, store, total, zeros
+from polmd.kernels.layout import TILE
 
-_helper = numba.njit(error_model="numpy", nogil=True, fastmath=set(REASSOCIATE))
-_exact = numba.njit(error_model="numpy", nogil=True)
+#: No fastmath beyond fused multiply-add: vectors make no sums that would have to be reordered.
+_helper = numba.njit(error_model="numpy", nogil=True, fastmath={"contract"})
+_inline = numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"contract"})
 
-# Rows of the edge table.
-VX, VY, VZ, R, INVERSE_R, ENVELOPE, SLOPE = range(7)
-EDGE_ROWS = 7
-
-
-@_exact
-def gather_edges(i, positions, cell, first, neighbors, shifts, cutoff, exponent, edges, atoms):
-    """Edges of atom i inside the cutoff: fills ``edges`` (EDGE_ROWS, capacity) and ``atoms`` (capacity,) with the
-    neighbour's index; returns their number. The list may be longer than the cutoff (Verlet skin)."""
-    x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
-    count = 0
-    for p in range(first[i], first[i + 1]):
-        j = neighbors[p]
-        sx, sy, sz = float(shifts[p, 0]), float(shifts[p, 1]), float(shifts[p, 2])
-        # exactly antisymmetric under exchange of i and j, so that both see the same r
-        vx = (x - positions[j, 0]) - (sx * cell[0, 0] + sy * cell[1, 0] + sz * cell[2, 0])
-        vy = (y - positions[j, 1]) - (sx * cell[0, 1] + sy * cell[1, 1] + sz * cell[2, 1])
-        vz = (z - positions[j, 2]) - (sx * cell[0, 2] + sy * cell[1, 2] + sz * cell[2, 2])
-        r2 = vx * vx + vy * vy + vz * vz
-        if r2 < cutoff * cutoff:
-            r = math.sqrt(r2)
-            u = r / cutoff
-            power = 1.0
-            for _ in range(exponent - 1):
-                power *= u
-            f, df = cutoff_function(u, (float(exponent), power))
-            edges[VX, count] = vx
-            edges[VY, count] = vy
-            edges[VZ, count] = vz
-            edges[R, count] = r
-            edges[INVERSE_R, count] = 1.0 / r
-            edges[ENVELOPE, count] = f
-            edges[SLOPE, count] = df / cutoff
-            atoms[count] = j
-            count += 1
-    return count
+#: Slots whose tables of radial functions and monomials are made at a time, so that they stay in the first-level cache.
+RUN = 8
 
 
-@_exact
-def radial_table(edges, count, frequencies, cutoff, values, slopes):
-    """R_n and dR_n/dr of every edge: ``values``, ``slopes`` (n_rbf, capacity)."""
-    norm = math.sqrt(2.0 / cutoff)
-    for n in range(len(frequencies)):
-        w = frequencies[n]
+@_helper
+def gather_edges(atoms, positions, cell, types, first, neighbors, shifts, cutoff, n_types, like):
+    """Edges of the atoms of a block inside the cutoff. The list may be longer than the cutoff (Verlet skin).
+
+    atoms : (lanes,) int32, in; −1 where the block has no atom
+    like : an array of the precision of the network
+
+    Returns ``slots`` (n_types + 1,) int64, first slot of each neighbour species, ``edges`` (3·slots·lanes,) components
+    of r_i − r_j in Å, and ``pairs`` (slots·lanes,) int64, place in the neighbour list or −1.
+    """
+    n_lanes = len(atoms)
+    most = 1
+    for i in atoms:
+        if i >= 0:
+            most = max(most, first[i + 1] - first[i])
+    vectors, places = np.empty((n_lanes, most + 1, 3)), np.empty((n_lanes, most + 1), np.int64)
+    found, counts = np.zeros(n_lanes, np.int64), np.zeros((n_types, n_lanes), np.int64)
+    for lane in range(n_lanes):
+        i = atoms[lane]
+        if i < 0:
+            continue
+        v, place = vectors[lane], places[lane]
+        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
+        count = np.uintp(0)
+        for p in range(first[i], first[i + 1]):
+            j = np.uintp(neighbors[p])
+            sx, sy, sz = float(shifts[p, 0]), float(shifts[p, 1]), float(shifts[p, 2])
+            vx = (x - positions[j, 0]) - (sx * cell[0, 0] + sy * cell[1, 0] + sz * cell[2, 0])
+            vy = (y - positions[j, 1]) - (sx * cell[0, 1] + sy * cell[1, 1] + sz * cell[2, 1])
+            vz = (z - positions[j, 2]) - (sx * cell[0, 2] + sy * cell[1, 2] + sz * cell[2, 2])
+            # every candidate is written and only edges are kept: a branch would be mispredicted
+            v[count, 0], v[count, 1], v[count, 2], place[count] = vx, vy, vz, p
+            count += np.uintp(vx * vx + vy * vy + vz * vz < cutoff * cutoff)
+        found[lane] = count
         for e in range(count):
-            values[n, e], slopes[n, e] = radial_basis(
-                edges[R, e], edges[INVERSE_R, e], w, edges[ENVELOPE, e], edges[SLOPE, e], norm
-            )
+            counts[types[neighbors[place[e]]], lane] += 1
+    slots = np.zeros(n_types + 1, np.int64)
+    for z in range(n_types):
+        slots[z + 1] = slots[z] + counts[z].max()
+    size = slots[n_types] * n_lanes
+    edges, pairs = np.empty(3 * size, like.dtype), np.empty(size, np.int64)
+    edges[:] = cutoff  # (1, 1, 1) cutoffs away
+    pairs[:] = -1
+    counts[:, :] = 0
+    for lane in range(n_lanes):
+        for e in range(found[lane]):
+            p = places[lane, e]
+            z = types[neighbors[p]]
+            at = (slots[z] + counts[z, lane]) * n_lanes + lane
+            counts[z, lane] += 1
+            edges[at], edges[size + at], edges[2 * size + at] = vectors[lane, e]
+            pairs[at] = p
+    return slots, edges, pairs
 
 
-@_exact
-def monomials(x, y, z, out):
-    """Monomials of a unit vector up to level 2 or 3, by the length of ``out`` (10 or 20)."""
-    out[0] = 1.0
-    out[1], out[2], out[3] = x, y, z
-    xx, xy, xz, yy, yz, zz = x * x, x * y, x * z, y * y, y * z, z * z
-    out[4], out[5], out[6], out[7], out[8], out[9] = xx, xy, xz, yy, yz, zz
-    if len(out) > 10:
-        out[10], out[11], out[12], out[13], out[14] = xx * x, xx * y, xx * z, xy * y, xy * z
-        out[15], out[16], out[17], out[18], out[19] = xz * z, yy * y, yy * z, yz * z, zz * z
+@_inline
+def _geometry(edges, at, size, cutoff, exponent):
+    """v, its unit vector, r, 1/r, cutoff function and its slope of the edges of one slot."""
+    v = load(edges, at), load(edges, size + at), load(edges, 2 * size + at)
+    r = square_root(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+    inverse = 1.0 / r
+    u = r * (1.0 / cutoff)
+    power = u
+    for _ in range(exponent - 2):
+        power = power * u
+    f, df = cutoff_function(u, (float(exponent), power))
+    f, df = below(r, cutoff, f, 0.0), below(r, cutoff, df * (1.0 / cutoff), 0.0)
+    return v, (v[0] * inverse, v[1] * inverse, v[2] * inverse), r, inverse, f, df
+
+
+@_inline
+def _low_monomials(u):
+    """Levels 0 (without the 1 itself: its place holds x), 1 and 2."""
+    x, y, z = u
+    return x, x, y, z, x * x, x * y, x * z, y * y, y * z, z * z
+
+
+@_inline
+def _high_monomials(u):
+    """Level 3."""
+    x, y, z = u
+    xx, yy, zz = x * x, y * y, z * z
+    return xx * x, xx * y, xx * z, yy * x, x * y * z, zz * x, yy * y, yy * z, zz * y, zz * z
+
+
+@_inline
+def _load10(array, at, step):
+    return (
+        load(array, at), load(array, at + step), load(array, at + 2 * step), load(array, at + 3 * step),
+        load(array, at + 4 * step), load(array, at + 5 * step), load(array, at + 6 * step),
+        load(array, at + 7 * step), load(array, at + 8 * step), load(array, at + 9 * step),
+    )  # fmt: skip
+
+
+@_inline
+def _store10(array, at, step, v):
+    store(array, at, v[0])
+    store(array, at + step, v[1])
+    store(array, at + 2 * step, v[2])
+    store(array, at + 3 * step, v[3])
+    store(array, at + 4 * step, v[4])
+    store(array, at + 5 * step, v[5])
+    store(array, at + 6 * step, v[6])
+    store(array, at + 7 * step, v[7])
+    store(array, at + 8 * step, v[8])
+    store(array, at + 9 * step, v[9])
+
+
+@_inline
+def _add10(a, s, b):
+    """a + s b for ten vectors."""
+    return (
+        a[0] + s * b[0], a[1] + s * b[1], a[2] + s * b[2], a[3] + s * b[3], a[4] + s * b[4],
+        a[5] + s * b[5], a[6] + s * b[6], a[7] + s * b[7], a[8] + s * b[8], a[9] + s * b[9],
+    )  # fmt: skip
 
 
 @_helper
-def accumulate(edges, atoms, types, count, values, angular, moments):
-    """Ã[(z, n), l] = Σ over edges of neighbour species z of R_n Y_l; fills ``moments`` (zn, nl)."""
-    moments[:, :] = 0.0
-    n_rbf = len(values)
-    for e in range(count):
-        inverse = edges[INVERSE_R, e]
-        monomials(edges[VX, e] * inverse, edges[VY, e] * inverse, edges[VZ, e] * inverse, angular)
-        row = types[atoms[e]] * n_rbf
-        for n in range(n_rbf):
-            value = values[n, e]
-            for l in range(len(angular)):
-                moments[row + n, l] += value * angular[l]
+def _accumulate_ten(radial, angular, count, n_l, moments, at, below_at):
+    """Add R_n Y_l of a run of slots for ten monomials and two radial functions: twenty sums in registers."""
+    step = lanes(moments)
+    a, b = _load10(moments, at, step), _load10(moments, below_at, step)
+    for k in range(count):
+        y = _load10(angular, k * n_l * step, step)
+        a = _add10(a, load(radial, 2 * k * step), y)
+        b = _add10(b, load(radial, (2 * k + 1) * step), y)
+    _store10(moments, at, step, a)
+    _store10(moments, below_at, step, b)
 
 
 @_helper
-def mix(moments, mixing, a):
-    """A[l, C] = Σ_(z, n) Ã[(z, n), l] K[level(l), (z, n), C], four rows at a time; fills ``a`` (nl, nc)."""
-    for l in range(len(a)):
-        level = (l > 0) + (l > 3) + (l > 9)
-        for k in range(a.shape[1]):
-            a[l, k] = 0.0
-        for row in range(0, len(moments), 4):
-            s0, s1, s2, s3 = moments[row, l], moments[row + 1, l], moments[row + 2, l], moments[row + 3, l]
-            for k in range(a.shape[1]):
-                a[l, k] += (
-                    s0 * mixing[level, row, k]
-                    + s1 * mixing[level, row + 1, k]
-                    + s2 * mixing[level, row + 2, k]
-                    + s3 * mixing[level, row + 3, k]
-                )
+def accumulate(slots, edges, frequencies, cutoff, exponent, n_l, moments):
+    """Ã[(z, n), l] = Σ over edges of neighbour species z of R_n Y_l; fills ``moments`` (zn·nl·lanes,)."""
+    step, n_rbf = lanes(moments), len(frequencies)
+    size = len(edges) // 3
+    norm = np.sqrt(2.0 / cutoff)
+    radial, angular = np.empty(n_rbf * RUN * step, moments.dtype), np.empty(RUN * n_l * step, moments.dtype)
+    moments[:] = 0.0
+    for z in range(len(slots) - 1):
+        for start in range(slots[z], slots[z + 1], RUN):
+            count = min(RUN, slots[z + 1] - start)
+            for k in range(count):
+                _, u, r, inverse, f, df = _geometry(edges, (start + k) * step, size, cutoff, exponent)
+                for n in range(n_rbf):
+                    value, _ = radial_basis(r, inverse, item(frequencies, n), f, df, norm)
+                    store(radial, ((n // 2 * RUN + k) * 2 + n % 2) * step, value)
+                _store10(angular, k * n_l * step, step, _low_monomials(u))
+                store(angular, k * n_l * step, zeros(moments) + 1.0)
+                if n_l > 10:
+                    _store10(angular, (k * n_l + 10) * step, step, _high_monomials(u))
+            for n in range(0, n_rbf, 2):
+                at = (z * n_rbf + n) * n_l * step
+                values = radial[n * RUN * step :]
+                _accumulate_ten(values, angular, count, n_l, moments, at, at + n_l * step)
+                if n_l > 10:
+                    at += 10 * step
+                    _accumulate_ten(values, angular[10 * step :], count, n_l, moments, at, at + n_l * step)
+
+
+@_inline
+def _level(l):
+    return (l > 0) + (l > 3) + (l > 9)
+
+
+@_inline
+def add_tile(sums, x, weights, at):
+    """sums + x w for the TILE weights from ``at`` on."""
+    return (
+        sums[0] + x * item(weights, at),
+        sums[1] + x * item(weights, at + 1),
+        sums[2] + x * item(weights, at + 2),
+        sums[3] + x * item(weights, at + 3),
+        sums[4] + x * item(weights, at + 4),
+        sums[5] + x * item(weights, at + 5),
+        sums[6] + x * item(weights, at + 6),
+        sums[7] + x * item(weights, at + 7),
+    )
+
+
+@_inline
+def load_tile(array, at, step):
+    """TILE vectors, ``step`` apart."""
+    return (
+        load(array, at), load(array, at + step), load(array, at + 2 * step), load(array, at + 3 * step),
+        load(array, at + 4 * step), load(array, at + 5 * step), load(array, at + 6 * step), load(array, at + 7 * step),
+    )  # fmt: skip
+
+
+@_inline
+def store_tile(array, at, step, v):
+    """Write TILE vectors, ``step`` apart."""
+    store(array, at, v[0])
+    store(array, at + step, v[1])
+    store(array, at + 2 * step, v[2])
+    store(array, at + 3 * step, v[3])
+    store(array, at + 4 * step, v[4])
+    store(array, at + 5 * step, v[5])
+    store(array, at + 6 * step, v[6])
+    store(array, at + 7 * step, v[7])
+
+
+@_inline
+def zero_tile(like):
+    """TILE zeros."""
+    o = zeros(like)
+    return o, o, o, o, o, o, o, o
 
 
 @_helper
-def unmix(gradient_a, mixing, gradient):
-    """Adjoint of :func:`mix`: dÃ[(z, n), l] = Σ_C K[level(l), (z, n), C] dA[l, C].
-
-    Fills ``gradient`` (2, zn, nl): dÃ, and (−1)^L dÃ as seen along reversed edges.
-    """
-    zero = gradient_a[0, 0] * 0
-    for l in range(len(gradient_a)):
-        level = (l > 0) + (l > 3) + (l > 9)
-        for row in range(0, gradient.shape[1], 4):
-            s0, s1, s2, s3 = zero, zero, zero, zero
-            for k in range(gradient_a.shape[1]):
-                g = gradient_a[l, k]
-                s0 += mixing[level, row, k] * g
-                s1 += mixing[level, row + 1, k] * g
-                s2 += mixing[level, row + 2, k] * g
-                s3 += mixing[level, row + 3, k] * g
-            sign = 1.0 - 2.0 * (level % 2)
-            gradient[0, row, l], gradient[1, row, l] = s0, sign * s0
-            gradient[0, row + 1, l], gradient[1, row + 1, l] = s1, sign * s1
-            gradient[0, row + 2, l], gradient[1, row + 2, l] = s2, sign * s2
-            gradient[0, row + 3, l], gradient[1, row + 3, l] = s3, sign * s3
-
-
-@_helper
-def edge_gradient(x, y, z, inverse_r, e, values, slopes, own, row, other, other_row, angular, radial, change):
-    """Gradient with respect to v of Σ_nl [g_i[(z_j, n), l] + (−1)^L g_j[(z_i, n), l]] R_n(r) Y_l(v/r): the derivative of
-    both atoms' features with respect to their common edge, so that forces need no scatter.
-
-    (x, y, z) : unit vector; ``own`` (zn, nl), row : dÃ_i and first row of species z_j; ``other``, other_row : the same
-    of atom j, with the sign (−1)^L; ``angular``, ``radial``, ``change`` (nl,) : scratch
-    """
-    n_l = len(angular)
-    monomials(x, y, z, angular)
+def mix(moments, mixing, tile, n_tiles, n_l, a):
+    """A[C, l] = Σ_(z, n) Ã[(z, n), l] K[level(l), (z, n), C] for one tile of channels; fills ``a`` (TILE·nl·lanes,)."""
+    step = lanes(a)
+    rows = len(moments) // (n_l * step)
     for l in range(n_l):
-        radial[l] = 0.0
-        change[l] = 0.0
-    for n in range(len(values)):
-        value, slope = values[n, e], slopes[n, e]
-        for l in range(n_l):
-            g = own[row + n, l] + other[other_row + n, l]
-            radial[l] += value * g
-            change[l] += slope * g
-    along = 0.0
+        at = (_level(l) * n_tiles + tile) * rows * TILE
+        sums = zero_tile(a)
+        for row in range(rows):
+            sums = add_tile(sums, load(moments, (row * n_l + l) * step), mixing, at + row * TILE)
+        store_tile(a, l * step, n_l * step, sums)
+
+
+@_helper
+def unmix(gradient_a, mixing, tile, n_tiles, n_l, gradient):
+    """Adjoint of :func:`mix`, added to ``gradient`` (zn·nl·lanes,): dÃ[(z, n), l] += Σ_C K[level(l), (z, n), C] dA[C, l]
+    over the channels of one tile."""
+    step = lanes(gradient)
+    rows = len(gradient) // (n_l * step)
     for l in range(n_l):
-        along += change[l] * angular[l]
-    p = radial
-    gx = p[1] + 2.0 * p[4] * x + p[5] * y + p[6] * z
-    gy = p[2] + p[5] * x + 2.0 * p[7] * y + p[8] * z
-    gz = p[3] + p[6] * x + p[8] * y + 2.0 * p[9] * z
-    if n_l > 10:
-        q = angular
-        gx += 3.0 * p[10] * q[4] + 2.0 * (p[11] * q[5] + p[12] * q[6]) + p[13] * q[7] + p[14] * q[8] + p[15] * q[9]
-        gy += p[11] * q[4] + 2.0 * (p[13] * q[5] + p[17] * q[8]) + p[14] * q[6] + 3.0 * p[16] * q[7] + p[18] * q[9]
-        gz += p[12] * q[4] + p[14] * q[5] + 2.0 * (p[15] * q[6] + p[18] * q[8]) + p[17] * q[7] + 3.0 * p[19] * q[9]
-    radial_part = along - (gx * x + gy * y + gz * z) * inverse_r
-    return gx * inverse_r + radial_part * x, gy * inverse_r + radial_part * y, gz * inverse_r + radial_part * z
+        g = load_tile(gradient_a, l * step, n_l * step)
+        at = (_level(l) * n_tiles + tile) * rows * TILE
+        for row in range(rows):
+            k, where = at + row * TILE, (row * n_l + l) * step
+            even = load(gradient, where) + g[0] * item(mixing, k) + g[2] * item(mixing, k + 2)
+            odd = g[1] * item(mixing, k + 1) + g[3] * item(mixing, k + 3)
+            even = even + g[4] * item(mixing, k + 4) + g[6] * item(mixing, k + 6)
+            odd = odd + g[5] * item(mixing, k + 5) + g[7] * item(mixing, k + 7)
+            store(gradient, where, even + odd)
+
+
+@_helper
+def _slopes_ten(gradient, at, n_l, table, n_rbf, y):
+    """Σ_n R_n g[n, l] for ten monomials, and Σ_nl dR_n/dr g[n, l] Y_l."""
+    step = lanes(gradient)
+    o = zeros(gradient)
+    p, along = (o, o, o, o, o, o, o, o, o, o), o
+    for n in range(n_rbf):
+        g = _load10(gradient, at + n * n_l * step, step)
+        p = _add10(p, load(table, n * step), g)
+        even = y[0] * g[0] + y[2] * g[2] + y[4] * g[4] + y[6] * g[6] + y[8] * g[8]
+        odd = y[1] * g[1] + y[3] * g[3] + y[5] * g[5] + y[7] * g[7] + y[9] * g[9]
+        along = along + load(table, (n_rbf + n) * step) * (even + odd)
+    return p, along
+
+
+@_helper
+def edge_gradients(slots, edges, frequencies, cutoff, exponent, n_l, gradient, virial):
+    """Gradient with respect to v of Σ_nl g[(z, n), l] R_n(r) Y_l(v/r) for every edge: overwrites ``edges``.
+
+    gradient : (zn·nl·lanes,), in; dÃ of the atoms of the block
+    virial : (9,) float64, out; Σ over edges of v_c ∂/∂v_d
+    """
+    step, n_rbf = lanes(gradient), len(frequencies)
+    size = len(edges) // 3
+    norm = np.sqrt(2.0 / cutoff)
+    table = np.empty(2 * n_rbf * step, gradient.dtype)
+    o = zeros(gradient)
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = o, o, o, o, o, o, o, o, o
+    for z in range(len(slots) - 1):
+        own = z * n_rbf * n_l * step
+        for slot in range(slots[z], slots[z + 1]):
+            v, u, r, inverse, f, df = _geometry(edges, slot * step, size, cutoff, exponent)
+            for n in range(n_rbf):
+                value, slope = radial_basis(r, inverse, item(frequencies, n), f, df, norm)
+                store(table, n * step, value)
+                store(table, (n_rbf + n) * step, slope)
+            x, y, z_ = u
+            q = _low_monomials(u)
+            p, along = _slopes_ten(gradient, own, n_l, table, n_rbf, (o + 1.0, *q[1:]))
+            gx = p[1] + 2.0 * p[4] * x + p[5] * y + p[6] * z_
+            gy = p[2] + p[5] * x + 2.0 * p[7] * y + p[8] * z_
+            gz = p[3] + p[6] * x + p[8] * y + 2.0 * p[9] * z_
+            if n_l > 10:
+                p, more = _slopes_ten(gradient, own + 10 * step, n_l, table, n_rbf, _high_monomials(u))
+                along = along + more
+                xy_, xz_, yz_ = 2.0 * q[5], 2.0 * q[6], 2.0 * q[8]
+                gx = gx + 3.0 * p[0] * q[4] + p[1] * xy_ + p[2] * xz_ + p[3] * q[7] + p[4] * q[8] + p[5] * q[9]
+                gy = gy + p[1] * q[4] + p[3] * xy_ + p[4] * q[6] + 3.0 * p[6] * q[7] + p[7] * yz_ + p[8] * q[9]
+                gz = gz + p[2] * q[4] + p[4] * q[5] + p[5] * xz_ + p[7] * q[7] + p[8] * yz_ + 3.0 * p[9] * q[9]
+            across = along - (gx * x + gy * y + gz * z_) * inverse
+            gx, gy, gz = gx * inverse + across * x, gy * inverse + across * y, gz * inverse + across * z_
+            store(edges, slot * step, gx)
+            store(edges, size + slot * step, gy)
+            store(edges, 2 * size + slot * step, gz)
+            xx, xy, xz = xx + v[0] * gx, xy + v[0] * gy, xz + v[0] * gz
+            yx, yy, yz = yx + v[1] * gx, yy + v[1] * gy, yz + v[1] * gz
+            zx, zy, zz = zx + v[2] * gx, zy + v[2] * gy, zz + v[2] * gz
+    virial[0], virial[1], virial[2] = total(xx), total(xy), total(xz)
+    virial[3], virial[4], virial[5] = total(yx), total(yy), total(yz)
+    virial[6], virial[7], virial[8] = total(zx), total(zy), total(zz)

@@ -1,27 +1,19 @@
-"""The local network on the CPU: drivers over atoms, forward, reverse and edges.
+"""The local network on the CPU: drivers over blocks of atoms, forward and reverse.
 
-Forward keeps per atom only Ã (moments), the first layer and the hidden tensors; reverse makes the A features again from
-Ã, which costs less than storing them. No scatter and no reduction over threads anywhere: results do not depend on the
-number of threads.
+Forward keeps per block only Ã (moments), the first layer and the hidden tensors; reverse makes edges and A features
+again from positions and Ã, which costs less than storing them, and goes on to forces block by block. Forces on
+neighbours are collected in a number of copies that depends on the number of atoms alone and added up in fixed order:
+results do not depend on the number of threads.
 """
 
 import numba
 import numpy as np
 from polmd.kernels.compile import kernel
-from polmd.kernels.cpu.descriptor import (
-    EDGE_ROWS,
-    INVERSE_R,
-    VX,
-    VY,
-    VZ,
-    accumulate,
-    edge_gradient,
-    gather_edges,
-    mix,
-    radial_table,
-    unmix,
-)
+from polmd.kernels.cpu.descriptor import accumulate, edge_gradients, gather_edges, mix, unmix
 from polmd.kernels.cpu.readout import (
+    CHARGE,
+    ENERGY,
+    N_PREDICTIONS,
     contract,
     contract_adjoint,
     first_layer,
@@ -35,79 +27,88 @@ from polmd.kernels.cpu.readout import (
     tensor_heads,
     tensor_heads_adjoint,
 )
-from polmd.kernels.layout import LANES, N_COMPONENTS
+from polmd.kernels.cpu.simd import lanes, load, store
+from polmd.kernels.layout import N_COMPONENTS, TILE
 
-#: Atoms that share one set of scratch arrays.
-CHUNK = 8
+#: Copies of the forces on neighbours, and tasks of the reverse pass.
+COPIES = 32
 
 _plain = numba.njit(error_model="numpy", nogil=True)
 
 
 @_plain
-def _capacity(first):
-    most = 1
-    for i in range(len(first) - 1):
-        most = max(most, first[i + 1] - first[i])
-    return most
+def _write(atoms, values, out):
+    """From the table of a block to the Multipoles ``out``."""
+    step = len(atoms)
+    for lane in range(step):
+        i = atoms[lane]
+        if i >= 0:
+            v = values[lane::step]
+            out.energies[i], out.charges[i], out.charge_responses[i] = v[0], v[1], v[14]
+            for k in range(3):
+                out.dipoles[i, k] = v[2 + k]
+                for l in range(3):
+                    out.quadrupoles[i, k, l] = v[5 + 3 * k + l]
+                    out.polarizabilities[i, k, l] = v[15 + 3 * k + l]
 
 
 @_plain
-def _copy_block(a, block, column):
-    for l in range(len(a)):
-        for lane in range(LANES):
-            block[l * LANES + lane] = a[l, column + lane]
+def _read(atoms, seeds, values):
+    """From Multipoles to the table of a block."""
+    step = len(atoms)
+    for lane in range(step):
+        i = atoms[lane]
+        if i >= 0:
+            v = values[lane::step]
+            v[0], v[1], v[14] = seeds.energies[i], seeds.charges[i], seeds.charge_responses[i]
+            for k in range(3):
+                v[2 + k] = seeds.dipoles[i, k]
+                for l in range(3):
+                    v[5 + 3 * k + l] = seeds.quadrupoles[i, k, l]
+                    v[15 + 3 * k + l] = seeds.polarizabilities[i, k, l]
 
 
 @_plain
-def _paste_block(block, column, a):
-    for l in range(len(a)):
-        for lane in range(LANES):
-            a[l, column + lane] = block[l * LANES + lane]
-
-
-@_plain
-def _forward_chunk(start, stop, positions, cell, types, first, neighbors, shifts, w, ranks, orders, capacity,
-                   moments, first_out, hidden, out):  # fmt: skip
-    n_l, nc, nh = moments.shape[2], w.mixing.shape[3], w.gate_bias.shape[1]
-    dtype = w.mixing.dtype
-    nb = w.first_weight.shape[1] // nc
-    edges = np.empty((EDGE_ROWS, capacity))
-    atoms = np.empty(capacity, np.int32)
-    values, slopes = np.empty((len(w.frequencies), capacity)), np.empty((len(w.frequencies), capacity))
-    angular = np.empty(n_l)
-    a, block = np.empty((n_l, nc), dtype), np.empty(n_l * LANES, dtype)
-    features, x = np.empty(nb * nc, dtype), np.zeros(N_COMPONENTS * LANES, dtype)
-    feature_block = np.empty(nb * LANES, dtype)
-    layers = np.empty((4, max(w.second_weight.shape[1], w.second_weight.shape[2])))
-    g, gate, b = np.empty(3 * nh), np.empty((3, nh)), np.empty((3, 3))
-    for i in range(start, stop):
-        count = gather_edges(i, positions, cell, first, neighbors, shifts, w.cutoff, w.exponent, edges, atoms)
-        radial_table(edges, count, w.frequencies, w.cutoff, values, slopes)
-        accumulate(edges, atoms, types, count, values, angular, moments[i])
-        mix(moments[i], w.mixing[types[i]], a)
-        o = hidden[i]
-        o[:, :] = 0.0
-        for k in range(nc // LANES):
-            _copy_block(a, block, k * LANES)
-            invariants(block, feature_block, ranks, orders)
-            features[k * nb * LANES : (k + 1) * nb * LANES] = feature_block
+def _forward_block(atoms, kind, positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
+                   moments, z, o, out):  # fmt: skip
+    step, dtype = lanes(moments), moments.dtype
+    nh, n_tiles = w.gate_bias.shape[1], len(w.tensor_weight) // TILE
+    nb = len(w.first_transpose) // n_tiles
+    slots, edges, _ = gather_edges(
+        atoms, positions, cell, types, first, neighbors, shifts, w.cutoff, len(w.mixing), moments
+    )
+    accumulate(slots, edges, w.frequencies, w.cutoff, w.exponent, n_l, moments)
+    a, x = np.empty(TILE * n_l * step, dtype), np.zeros(N_COMPONENTS * step, dtype)
+    features = np.empty(n_tiles * TILE * nb * step, dtype)
+    o[:] = 0.0
+    for tile in range(n_tiles):
+        mix(moments, w.mixing[kind], tile, n_tiles, n_l, a)
+        for k in range(TILE):
+            channel = tile * TILE + k
+            invariants(a, k * n_l * step, features, channel * nb * step, ranks, orders)
             if nh > 0:
-                products(block, x, ranks, orders)
-                contract(x, w.tensor_weight[k], o)
-        z = first_out[i]
-        first_layer(features, w.first_weight, w.first_bias, z)
-        out.energies[i] = scalar_readout(w, 0, z, layers)
-        if w.charge_readout >= 0:
-            out.charges[i] = w.charge_scale * scalar_readout(w, w.charge_readout, z, layers)
-        if nh > 0:
-            tensor_heads(w, i, z, layers, o, g, gate, b, out)
+                products(a, k * n_l * step, x, ranks, orders)
+                contract(x, w.tensor_weight[channel], o)
+    first_layer(features, w.first_weight, w.first_bias, z)
+    layers = np.empty(2 * (w.second_weight.shape[1] // w.second_bias.shape[1] + w.second_bias.shape[1]) * step, dtype)
+    values = np.zeros(N_PREDICTIONS * step, dtype)
+    store(values, ENERGY * step, scalar_readout(w, 0, z, layers))
+    if w.charge_readout >= 0:
+        store(values, CHARGE * step, w.charge_scale * scalar_readout(w, w.charge_readout, z, layers))
+    if nh > 0:
+        g, gate = np.empty(3 * nh * step, dtype), np.empty(3 * nh * step, dtype)
+        tensor_heads(w, z, layers, o, g, gate, values)
+    _write(atoms, values, out)
 
 
 @kernel(parallel=True)
-def forward(positions, cell, types, first, neighbors, shifts, w, ranks, orders, moments, first_out, hidden, out):
+def forward(blocks, kinds, positions, cell, types, first, neighbors, shifts, w, ranks, orders, moments, first_out,
+            hidden, out):  # fmt: skip
     """Predictions of the local network (spec: kernels/reference/network.py).
 
     name       shape              dtype    unit  in/out
+    blocks     (nb, lanes)        int32          in, atoms of each block, all of one element, or −1
+    kinds      (nb,)              int64          in, index of the element of each block in the model
     positions  (n, 3)             float64  Å     in
     cell       (3, 3)             float64  Å     in, rows are lattice vectors
     types      (n,)               int64          in, index of the element in the model
@@ -117,108 +118,100 @@ def forward(positions, cell, types, first, neighbors, shifts, w, ranks, orders, 
     w          NetworkWeights                    in
     ranks      tuple of max_l                    in, only its length counts
     orders     tuple of max_nu                   in, only its length counts
-    moments    (n, zn, nl)        float64        out, Ã
-    first_out  (n, n_first)       float64        out, first layer of the readouts
-    hidden     (n, nh, 12)        float64        out, o_1 and o_2 (vector, symmetric, axial)
+    moments    (nb, zn·nl·lanes)  of w           out, Ã
+    first_out  (nb, n_first·lanes)  of w         out, first layer of the readouts
+    hidden     (nb, nh·12·lanes)  of w           out, o_1 and o_2 (vector, symmetric, axial)
     out        Multipoles                        out
     """
-    n = len(types)
-    capacity = _capacity(first)
-    for chunk in numba.prange((n + CHUNK - 1) // CHUNK):
-        _forward_chunk(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), positions, cell, types, first, neighbors, shifts, w,
-                       ranks, orders, capacity, moments, first_out, hidden, out)  # fmt: skip
+    n_l = 10 * (len(ranks) - 1)
+    for b in numba.prange(len(blocks)):
+        _forward_block(blocks[b], kinds[b], positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
+                       moments[b], first_out[b], hidden[b], out)  # fmt: skip
 
 
 @_plain
-def _reverse_chunk(start, stop, types, w, ranks, orders, moments, first_out, hidden, seeds, gradient):
-    n_l, nc, nh = moments.shape[2], w.mixing.shape[3], w.gate_bias.shape[1]
-    dtype = w.mixing.dtype
-    half = dtype.type(0.5)
-    nb = w.first_weight.shape[1] // nc
-    a, ga = np.empty((n_l, nc), dtype), np.empty((n_l, nc), dtype)
-    block, gblock = np.empty(n_l * LANES, dtype), np.empty(n_l * LANES, dtype)
-    gfeatures, p = np.empty(nb * nc, dtype), np.empty(N_COMPONENTS * LANES, dtype)
-    layers = np.empty((4, max(w.second_weight.shape[1], w.second_weight.shape[2])))
-    gz, go = np.empty(len(w.first_bias)), np.empty((nh, 12))
-    g, gate, ggate, b, g9 = np.empty(3 * nh), np.empty((3, nh)), np.empty((3, nh)), np.empty((3, 3)), np.empty((3, 3))
-    for i in range(start, stop):
-        mix(moments[i], w.mixing[types[i]], a)
-        z = first_out[i]
-        gz[:] = 0.0
-        if seeds.energies[i] != 0.0:
-            scalar_readout(w, 0, z, layers)
-            scalar_readout_adjoint(w, 0, seeds.energies[i], layers, gz)
-        if w.charge_readout >= 0:
-            scalar_readout(w, w.charge_readout, z, layers)
-            scalar_readout_adjoint(w, w.charge_readout, w.charge_scale * seeds.charges[i], layers, gz)
-        if nh > 0:
-            tensor_heads_adjoint(w, i, seeds, z, layers, hidden[i], g, gate, ggate, b, g9, gz, go)
-        first_layer_adjoint(gz, w.first_weight, gfeatures)
-        for k in range(nc // LANES):
-            _copy_block(a, block, k * LANES)
-            invariants_adjoint(block, gfeatures[k * nb * LANES : (k + 1) * nb * LANES], gblock, ranks, orders)
+def _moment_gradient(kind, values, w, ranks, orders, n_l, moments, z, o, gradient):
+    """dL/dÃ of a block from the seeds ``values``."""
+    step, dtype = lanes(moments), moments.dtype
+    nh, n_tiles = w.gate_bias.shape[1], len(w.tensor_weight) // TILE
+    nb = len(w.first_transpose) // n_tiles
+    layers = np.empty(2 * (w.second_weight.shape[1] // w.second_bias.shape[1] + w.second_bias.shape[1]) * step, dtype)
+    gz, go = np.zeros(len(z), dtype), np.empty(len(o), dtype)
+    scalar_readout(w, 0, z, layers)
+    scalar_readout_adjoint(w, 0, load(values, ENERGY * step), layers, gz)
+    if w.charge_readout >= 0:
+        scalar_readout(w, w.charge_readout, z, layers)
+        scalar_readout_adjoint(w, w.charge_readout, w.charge_scale * load(values, CHARGE * step), layers, gz)
+    if nh > 0:
+        g, gate, ggate = np.empty(3 * nh * step, dtype), np.empty(3 * nh * step, dtype), np.empty(3 * nh * step, dtype)
+        tensor_heads_adjoint(w, values, z, layers, o, g, gate, ggate, gz, go)
+    a, ga = np.empty(TILE * n_l * step, dtype), np.empty(TILE * n_l * step, dtype)
+    gfeatures, p = np.empty(n_tiles * TILE * nb * step, dtype), np.empty(N_COMPONENTS * step, dtype)
+    first_layer_adjoint(gz, w.first_transpose, gfeatures)
+    gradient[:] = 0.0
+    for tile in range(n_tiles):
+        mix(moments, w.mixing[kind], tile, n_tiles, n_l, a)
+        for k in range(TILE):
+            channel, at = tile * TILE + k, k * n_l * step
+            invariants_adjoint(a, at, gfeatures, channel * nb * step, ga, ranks, orders)
             if nh > 0:
-                contract_adjoint(go, w.tensor_weight[k], p)
-                products_adjoint(block, p, half, gblock, ranks, orders)
-            _paste_block(gblock, k * LANES, ga)
-        unmix(ga, w.mixing[types[i]], gradient[i])
-
-
-@kernel(parallel=True)
-def reverse(types, w, ranks, orders, moments, first_out, hidden, seeds, gradient):
-    """Gradient with respect to Ã of L = Σ seeds·(predictions of :func:`forward`).
-
-    name                        shape        dtype    in/out
-    types, w, ranks, orders                           in, as in forward
-    moments, first_out, hidden                        in, from forward
-    seeds                       Multipoles            in, dL/d(prediction)
-    gradient                    (n, 2, zn, nl)  float64  out, dL/dÃ and (−1)^L dL/dÃ
-    """
-    n = len(types)
-    for chunk in numba.prange((n + CHUNK - 1) // CHUNK):
-        _reverse_chunk(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), types, w, ranks, orders, moments, first_out, hidden,
-                       seeds, gradient)  # fmt: skip
+                contract_adjoint(go, w.tensor_weight[channel], p)
+                products_adjoint(a, at, p, ga, ranks, orders)
+        unmix(ga, w.mixing[kind], tile, n_tiles, n_l, gradient)
 
 
 @_plain
-def _forces_chunk(start, stop, positions, cell, types, first, neighbors, shifts, w, capacity, gradient, forces, virial):
-    n_l = gradient.shape[3]
-    n_rbf = len(w.frequencies)
-    edges = np.empty((EDGE_ROWS, capacity))
-    atoms = np.empty(capacity, np.int32)
-    values, slopes = np.empty((n_rbf, capacity)), np.empty((n_rbf, capacity))
-    angular, radial, change = np.empty(n_l), np.empty(n_l), np.empty(n_l)
-    for i in range(start, stop):
-        count = gather_edges(i, positions, cell, first, neighbors, shifts, w.cutoff, w.exponent, edges, atoms)
-        radial_table(edges, count, w.frequencies, w.cutoff, values, slopes)
-        fx, fy, fz = 0.0, 0.0, 0.0
-        virial[i, :, :] = 0.0
-        for e in range(count):
-            inverse, j = edges[INVERSE_R, e], atoms[e]
-            v = edges[VX, e], edges[VY, e], edges[VZ, e]
-            g = edge_gradient(v[0] * inverse, v[1] * inverse, v[2] * inverse, inverse, e, values, slopes, gradient[i, 0],
-                              types[j] * n_rbf, gradient[j, 1], types[i] * n_rbf, angular, radial, change)  # fmt: skip
-            fx -= g[0]
-            fy -= g[1]
-            fz -= g[2]
+def _reverse_block(atoms, kind, positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l, moments, z,
+                   o, seeds, forces, virial, slopes):  # fmt: skip
+    step, dtype = lanes(moments), moments.dtype
+    values, gradient = np.zeros(N_PREDICTIONS * step, dtype), np.empty(len(moments), dtype)
+    _read(atoms, seeds, values)
+    _moment_gradient(kind, values, w, ranks, orders, n_l, moments, z, o, gradient)
+    slots, edges, pairs = gather_edges(
+        atoms, positions, cell, types, first, neighbors, shifts, w.cutoff, len(w.mixing), moments
+    )
+    edge_gradients(slots, edges, w.frequencies, w.cutoff, w.exponent, n_l, gradient, virial)
+    size = len(pairs)
+    for at in range(size):
+        p = pairs[at]
+        if p >= 0:
+            i, j = atoms[at % step], neighbors[p]
             for c in range(3):
-                for d in range(3):
-                    virial[i, c, d] += 0.5 * v[c] * g[d]
-        forces[i, 0], forces[i, 1], forces[i, 2] = fx, fy, fz
+                g = edges[c * size + at]
+                forces[i, c] -= g
+                forces[j, c] += g
+            if len(slopes) > 0:
+                for c in range(3):
+                    slopes[p, c] = edges[c * size + at]
 
 
 @kernel(parallel=True)
-def edge_forces(positions, cell, types, first, neighbors, shifts, w, gradient, forces, virial):
-    """Forces and strain gradient of L from dL/dÃ: each atom gathers the gradients of its own edges, both directions.
+def reverse(blocks, kinds, positions, cell, types, first, neighbors, shifts, w, ranks, orders, moments, first_out,
+            hidden, seeds, copies, forces, virial, slopes):  # fmt: skip
+    """Forces and strain gradient of L = Σ seeds·(predictions of :func:`forward`).
 
-    name                                     shape        dtype    unit  in/out
-    positions … shifts, w                                                in, as in forward
-    gradient                                 (n, 2, zn, nl)  float64     in, from reverse
-    forces                                   (n, 3)       float64  eV/Å  out, −dL/dr
-    virial                                   (n, 3, 3)    float64  eV    out, per-atom part of dL/dstrain[c, d] = Σ v_c ∂L/∂v_d
+    name                        shape           dtype    unit  in/out
+    blocks … orders                                            in, as in forward
+    moments, first_out, hidden                                 in, from forward
+    seeds                       Multipoles                     in, dL/d(prediction)
+    copies                      (tasks, n, 3)   float64        scratch, tasks at most COPIES
+    forces                      (n, 3)          float64  eV/Å  out, −dL/dr
+    virial                      (nb, 9)         float64  eV    out, part of each block of dL/dstrain[c, d] = Σ v_c ∂L/∂v_d
+    slopes                      (pairs, 3)      float64  eV/Å  out, ∂L/∂v of every pair inside the cutoff by its centre's
+                                                               features; of length 0 where they are not wanted
     """
-    n = len(types)
-    capacity = _capacity(first)
-    for chunk in numba.prange((n + CHUNK - 1) // CHUNK):
-        _forces_chunk(chunk * CHUNK, min(n, (chunk + 1) * CHUNK), positions, cell, types, first, neighbors, shifts, w,
-                      capacity, gradient, forces, virial)  # fmt: skip
+    n_l = 10 * (len(ranks) - 1)
+    tasks, nb, n = len(copies), len(blocks), len(forces)
+    for task in numba.prange(tasks):
+        copies[task, :, :] = 0.0
+        for b in range(task * nb // tasks, (task + 1) * nb // tasks):
+            _reverse_block(blocks[b], kinds[b], positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
+                           moments[b], first_out[b], hidden[b], seeds, copies[task], virial[b], slopes)  # fmt: skip
+    for part in numba.prange(tasks):
+        for i in range(part * n // tasks, (part + 1) * n // tasks):
+            x, y, z = 0.0, 0.0, 0.0
+            for task in range(tasks):
+                x += copies[task, i, 0]
+                y += copies[task, i, 1]
+                z += copies[task, i, 2]
+            forces[i, 0], forces[i, 1], forces[i, 2] = x, y, z

@@ -1,12 +1,17 @@
 """The scalar physics of ``kernels.scalar``, compiled for the CPU."""
 
 from polmd.kernels.compile import compile_scalars
-from polmd.kernels.scalar import multipole, radial, smearing, tensor
+from polmd.kernels.cpu import simd
+from polmd.kernels.scalar import elementary, multipole, primitives, radial, smearing, tensor
 
-_CONTRACT = frozenset({"contract"})  # fused multiply-add only: the rounding trick in sincos forbids reassociation
+_CONTRACT = frozenset({"contract"})  # fused multiply-add only: range reductions forbid reassociation
 
-_radial = compile_scalars(radial, _CONTRACT)
-sincos = _radial["sincos"]
+_elementary = compile_scalars(elementary, _CONTRACT, {name: getattr(simd, name) for name in primitives.__all__})
+sigmoid = _elementary["sigmoid"]
+silu = _elementary["silu"]
+sincos = _elementary["sincos"]
+
+_radial = compile_scalars(radial, _CONTRACT, _elementary)
 cutoff_function = _radial["cutoff_function"]
 radial_basis = _radial["radial_basis"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from polmd.kernels import layout
 from polmd.kernels.cpu import network as kernels
-from polmd.kernels.layout import LANES, Multipoles, NetworkWeights
+from polmd.kernels.layout import TILE, Multipoles, NetworkWeights
 from polmd.model.architecture import tensor_terms
 from polmd.model.file import Model
 from polmd.neighbors import PairList
@@ -62,9 +63,8 @@ class Forward:
     """Predictions, and what the reverse pass needs of the forward pass."""
 
     predictions: Multipoles
-    moments: np.ndarray
-    first: np.ndarray
-    hidden: np.ndarray
+    blocks: tuple[np.ndarray, np.ndarray]
+    workspace: tuple[np.ndarray, ...]
     positions: np.ndarray
     cell: np.ndarray
     types: np.ndarray
@@ -77,34 +77,31 @@ class LocalNetwork:
     Parameters
     ----------
     model : the trained model
+    precision : "double", or "mixed": descriptor and network in float32, all that is handed in and out in float64
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, precision: str = "double") -> None:
         architecture = model.header.architecture
-        self.weights = pack(model)
+        self._dtype = np.dtype(np.float32 if precision == "mixed" else np.float64)
+        self.weights = pack(model, self._dtype)
         self._ranks = (0,) * architecture.max_l
         self._orders = (0,) * architecture.max_nu
+        self._blocks: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None = None
+        self._free: list[tuple[np.ndarray, ...]] = []
 
     def forward(self, positions: np.ndarray, cell: np.ndarray, types: np.ndarray, pairs: PairList) -> Forward:
         """Energies and multipoles of every atom.
 
         positions (n, 3) Å, cell (3, 3) Å, types (n,) index of the element in the model, pairs at least to the cutoff.
         """
-        w, n = self.weights, len(types)
-        zn, n_l = w.mixing.shape[2], (10, 20)[len(self._ranks) - 2]
-        state = Forward(
-            predictions=empty_multipoles(n),
-            moments=np.empty((n, zn, n_l)),
-            first=np.empty((n, len(w.first_bias))),
-            hidden=np.empty((n, w.gate_bias.shape[1], 12)),
-            positions=positions,
-            cell=cell,
-            types=types,
-            pairs=pairs,
-        )
+        blocks = self._blocks_of(types)
+        workspace = self._workspace(len(blocks[0]), len(types))
+        state = Forward(empty_multipoles(len(types)), blocks, workspace, positions, cell, types, pairs)
+        # memory of a large system is costly to get: it is used again as soon as this state is gone
+        weakref.finalize(state, self._free.append, workspace).atexit = False
         kernels.forward(
-            positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, w, self._ranks, self._orders,
-            state.moments, state.first, state.hidden, state.predictions,
+            *blocks, positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, self.weights, self._ranks,
+            self._orders, *workspace[:3], state.predictions,
         )  # fmt: skip
         return state
 
@@ -113,19 +110,59 @@ class LocalNetwork:
 
         The strain gradient is Σ_edges v ⊗ ∂/∂v, that is r → r(1 + ε), cell → cell(1 + ε), not symmetrised.
         """
-        w = self.weights
-        n, zn, n_l = state.moments.shape
-        gradient = np.empty((n, 2, zn, n_l))
-        kernels.reverse(
-            state.types, w, self._ranks, self._orders, state.moments, state.first, state.hidden, seeds, gradient
-        )
-        forces, virial = np.empty((len(state.types), 3)), np.empty((len(state.types), 3, 3))
+        return self._reverse(state, seeds, _NO_SLOPES)
+
+    def edge_gradients(self, state: Forward, seeds: Multipoles) -> np.ndarray:
+        """∂/∂v of Σ seeds · predictions, v = r_i − r_j − S @ cell, through the features of atom i alone: (pairs, 3), zero
+        beyond the cutoff. The force on atom i is − Σ over its own pairs + Σ over the pairs whose neighbour it is."""
+        slopes = np.zeros((len(state.pairs), 3))
+        self._reverse(state, seeds, slopes)
+        return slopes
+
+    def _reverse(self, state: Forward, seeds: Multipoles, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        *stages, copies = state.workspace
+        forces, virial = np.empty((len(state.types), 3)), np.empty((len(state.blocks[0]), 9))
         pairs = state.pairs
-        kernels.edge_forces(
-            state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts, w, gradient,
-            forces, virial,
+        kernels.reverse(
+            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
+            self.weights, self._ranks, self._orders, *stages, seeds, copies, forces, virial, slopes,
         )  # fmt: skip
-        return forces, virial.sum(axis=0)
+        return forces, virial.sum(axis=0).reshape(3, 3)
+
+    def _blocks_of(self, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._blocks is None or not np.array_equal(self._blocks[0], types):
+            self._blocks = types.copy(), make_blocks(types, 64 // self._dtype.itemsize)
+        return self._blocks[1]
+
+    def _workspace(self, n_blocks: int, n: int) -> tuple[np.ndarray, ...]:
+        """Moments, first layer, hidden tensors and copies of the forces, for the kernels."""
+        w, lanes = self.weights, 64 // self._dtype.itemsize
+        rows = len(w.mixing) * len(w.frequencies) * (10, 20)[len(self._ranks) - 2]
+        shapes = [(n_blocks, k * lanes) for k in (rows, len(w.first_bias), w.gate_bias.shape[1] * 12)]
+        copies = (min(kernels.COPIES, n_blocks), n, 3)
+        while self._free:
+            found = self._free.pop()
+            if found[3].shape == copies:
+                return found
+        return *(np.empty(shape, self._dtype) for shape in shapes), np.empty(copies)
+
+
+_NO_SLOPES = np.empty((0, 3))
+
+
+def make_blocks(types: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms of one type by ``lanes``, in their order: (nb, lanes) int32, filled up with −1, and (nb,) int64 types."""
+    blocks, kinds = [], []
+    for kind in np.unique(types):
+        atoms = np.flatnonzero(types == kind)
+        count = ceil(len(atoms) / lanes)
+        block = np.full(count * lanes, -1, np.int32)
+        block[: len(atoms)] = atoms
+        blocks.append(block.reshape(count, lanes))
+        kinds.append(np.full(count, kind, np.int64))
+    if not blocks:
+        return np.empty((0, lanes), np.int32), np.empty(0, np.int64)
+    return np.concatenate(blocks), np.concatenate(kinds)
 
 
 def empty_multipoles(n: int) -> Multipoles:
@@ -137,26 +174,29 @@ def _round_up(n: int, multiple: int) -> int:
     return ceil(n / multiple) * multiple
 
 
-def pack(model: Model) -> NetworkWeights:
+def pack(model: Model, dtype: np.dtype) -> NetworkWeights:
     """Lay out the weights of a model for the kernels (shapes: :class:`polmd.kernels.layout.NetworkWeights`)."""
     header = model.header
     a, predicts = header.architecture, header.predicts
     arrays = {k: np.asarray(v, dtype=np.float64) for k, v in model.arrays.items()}
-    nz, nr, n_channels = len(a.elements), a.n_rbf, a.n_channels
-    channels = a.n_radial * n_channels
-    nc, zn = _round_up(channels, LANES), _round_up(nz * nr, 4)
-    blocks, nb = nc // LANES, a.n_invariants
+    nz, n_rbf, n_channels = len(a.elements), a.n_rbf, a.n_channels
+    nr, channels = _round_up(n_rbf, 2), a.n_radial * n_channels
+    nc, nb = _round_up(channels, TILE), a.n_invariants
 
-    mixing = np.zeros((nz, a.max_l + 1, zn, nc))
+    frequencies = np.zeros(nr)
+    frequencies[:n_rbf] = arrays["radial/frequencies"]
+    mixing = np.zeros((nz, a.max_l + 1, nz, nr, nc))
     for level in range(a.max_l + 1):
-        radial = arrays[f"radial/mixing_{level}"].reshape(nr, a.n_radial, a.n_embedding_neighbor, a.n_embedding_center)
+        radial = arrays[f"radial/mixing_{level}"].reshape(
+            n_rbf, a.n_radial, a.n_embedding_neighbor, a.n_embedding_center
+        )
         full = np.einsum("nmab,za,ib->iznmab", radial, arrays["embedding/neighbor"], arrays["embedding/center"])
-        mixing[:, level, : nz * nr, :channels] = full.reshape(nz, nz * nr, channels)
+        mixing[:, level, :, :n_rbf, :channels] = full.reshape(nz, nz, n_rbf, channels)
+    mixing = mixing.reshape(nz, a.max_l + 1, nz * nr, nc // TILE, TILE).transpose(0, 1, 3, 2, 4)
 
-    # feature (m, b, c) of the file → (block, b, lane) of the kernels
+    # feature (m, b, c) of the file → (C, b) of the kernels, C = m·n_channels + c
     m, b, c = np.meshgrid(np.arange(a.n_radial), np.arange(nb), np.arange(n_channels), indexing="ij")
-    channel = m * n_channels + c
-    where = ((channel // LANES * nb + b) * LANES + channel % LANES).ravel()
+    where = ((m * n_channels + c) * nb + b).ravel()
 
     def on_features(weight: np.ndarray) -> np.ndarray:
         out = np.zeros((len(weight), nb * nc))
@@ -167,8 +207,9 @@ def pack(model: Model) -> NetworkWeights:
     h0 = max(getattr(a, n).hidden[0] for n in readouts)
     h1 = max(getattr(a, n).hidden[1] for n in readouts)
     count = len(readouts)
-    nh, no = (a.tensor.hidden, a.tensor.outputs) if a.tensor is not None else (0, 0)
-    n_first = _round_up(count * h0 + count + nh, 4)
+    n_hidden, no = (a.tensor.hidden, a.tensor.outputs) if a.tensor is not None else (0, 0)
+    nh = _round_up(n_hidden, 2)
+    n_first = _round_up(count * h0 + count + nh, TILE)
     first_weight, first_bias = np.zeros((n_first, nb * nc)), np.zeros(n_first)
     second_weight, second_bias = np.zeros((count, h1, h0)), np.zeros((count, h1))
     last_weight, last_bias = np.zeros((count, h1)), np.zeros(count)
@@ -184,16 +225,22 @@ def pack(model: Model) -> NetworkWeights:
         if f"{name}/linear_weight" in arrays:
             first_weight[count * h0 + k] = on_features(arrays[f"{name}/linear_weight"])[0]
 
-    terms = layout.N_VECTOR + layout.N_SYMMETRIC + layout.N_AXIAL
-    tensor_weight = np.zeros((nh, terms, nc))
-    gate_weight, gate_bias, out_weight = np.zeros((3, nh, 3 * nh)), np.zeros((3, nh)), np.zeros((3, no, nh))
+    tensor_weight = np.zeros((nh, layout.N_TERMS, nc))
+    gate_weight, gate_bias, out_weight = np.zeros((3, nh, 3, nh)), np.zeros((3, nh)), np.zeros((3, no, nh))
     if a.tensor is not None:
-        first_weight[count * h0 + count : count * h0 + count + nh] = on_features(arrays["tensor/mix_in_0"])
+        first_weight[count * h0 + count : count * h0 + count + n_hidden] = on_features(arrays["tensor/mix_in_0"])
         for rank in range(3):
-            gate_weight[rank] = arrays[f"tensor/gate_weight_{rank}"]
-            gate_bias[rank] = arrays[f"tensor/gate_bias_{rank}"]
-            out_weight[rank] = arrays[f"tensor/mix_out_{rank}"]
-        _merge_terms(tensor_weight[:, :, :channels], arrays, a.max_l, a.max_nu)
+            gate = arrays[f"tensor/gate_weight_{rank}"].reshape(n_hidden, 3, n_hidden)
+            gate_weight[rank, :n_hidden, :, :n_hidden] = gate
+            gate_bias[rank, :n_hidden] = arrays[f"tensor/gate_bias_{rank}"]
+            out_weight[rank, :, :n_hidden] = arrays[f"tensor/mix_out_{rank}"]
+        _merge_terms(tensor_weight[:n_hidden, :, :channels], arrays, a.max_l, a.max_nu)
+
+    def own(array: np.ndarray, *shape: int) -> np.ndarray:
+        return np.ascontiguousarray(array, dtype=dtype).reshape(shape)
+
+    tiled_rows = first_weight.reshape(n_first // TILE, TILE, nb * nc).transpose(0, 2, 1)
+    tiled_features = first_weight.reshape(n_first, nb * nc // TILE, TILE).transpose(1, 0, 2)
 
     def output(name: str, index: int) -> int:
         return index if name in predicts else -1
@@ -201,20 +248,19 @@ def pack(model: Model) -> NetworkWeights:
     return NetworkWeights(
         cutoff=a.cutoff_A,
         exponent=a.cutoff_exponent,
-        frequencies=arrays["radial/frequencies"],
-        mixing=mixing,
-        first_weight=first_weight,
-        first_bias=first_bias,
-        second_weight=second_weight,
-        second_bias=second_bias,
-        last_weight=last_weight,
-        last_bias=last_bias,
-        tensor_weight=np.ascontiguousarray(
-            tensor_weight.reshape(nh, terms, blocks, LANES).transpose(2, 0, 1, 3)
-        ).reshape(blocks, nh, terms * LANES),
-        gate_weight=gate_weight,
-        gate_bias=gate_bias,
-        out_weight=out_weight,
+        frequencies=own(frequencies, nr),
+        mixing=own(mixing, nz, -1),
+        first_weight=own(tiled_rows, n_first // TILE, -1),
+        first_transpose=own(tiled_features, nb * nc // TILE, -1),
+        first_bias=own(first_bias, n_first),
+        second_weight=own(second_weight, count, h1 * h0),
+        second_bias=own(second_bias, count, h1),
+        last_weight=own(last_weight, count, h1),
+        last_bias=own(last_bias, count),
+        tensor_weight=own(tensor_weight.transpose(2, 0, 1), nc, nh * layout.N_TERMS),
+        gate_weight=own(gate_weight, 3, nh * 3 * nh),
+        gate_bias=own(gate_bias, 3, nh),
+        out_weight=own(out_weight, 3, no, nh),
         charge_readout=readouts.index("charge") if "charge" in readouts else -1,
         scalar_readout=readouts.index("scalar_polarizability") if "scalar_polarizability" in readouts else -1,
         charge_response_output=output("charge_responses", 0),

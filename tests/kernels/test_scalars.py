@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from polmd.kernels.scalar import multipole, radial, smearing, tensor
+from polmd.kernels.scalar import elementary, multipole, radial, smearing, tensor
 from scipy.integrate import quad
 
 
@@ -109,9 +109,23 @@ def test_tensor_algebra_keeps_float32() -> None:
 def test_sincos() -> None:
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.uniform(-1e3, 1e3, 100_000), np.arange(-50, 51) * np.pi / 4, [0.0, 1e-300, -1e-9]])
-    s, c = radial.sincos(x)
+    s, c = elementary.sincos(x)
     np.testing.assert_allclose(s, np.sin(x), atol=3e-16)
     np.testing.assert_allclose(c, np.cos(x), atol=3e-16)
+
+
+def test_exponential_and_what_is_made_of_it() -> None:
+    x = np.concatenate([np.linspace(-87, 87, 100_001), [0.0, -1e-300, 1e-9]])
+    np.testing.assert_allclose(elementary.exponential(x), np.exp(x), rtol=5e-16)
+    assert elementary.exponential(np.array([-1e4]))[0] == pytest.approx(np.exp(-87.0))
+    assert np.isnan(elementary.exponential(np.array([np.nan]))).all()
+    np.testing.assert_allclose(elementary.sigmoid(x), 1 / (1 + np.exp(-x)), rtol=1e-15)
+    value, slope = elementary.silu(x)
+    np.testing.assert_allclose(value, x / (1 + np.exp(-x)), rtol=1e-15)
+    h = 1e-3
+    numeric = (8 * (elementary.silu(x + h)[0] - elementary.silu(x - h)[0])) / 12 / h
+    numeric -= (elementary.silu(x + 2 * h)[0] - elementary.silu(x - 2 * h)[0]) / 12 / h
+    np.testing.assert_allclose(slope, numeric, atol=1e-11)
 
 
 @pytest.mark.parametrize("p", [2, 5, 6])
