@@ -8,7 +8,20 @@ over, whose radial functions are zero.
 import numba
 import numpy as np
 from polmd.kernels.cpu.scalars import cutoff_function, radial_basis
-from polmd.kernels.cpu.simd import below, item, lanes, load, square_root, store, total, zeros
+from polmd.kernels.cpu.simd import (
+    add_scaled,
+    add_weighted,
+    below,
+    item,
+    lanes,
+    load,
+    load_many,
+    square_root,
+    store,
+    store_many,
+    total,
+    zeros,
+)
 from polmd.kernels.layout import TILE
 
 #: No fastmath beyond fused multiply-add: vectors make no sums that would have to be reordered.
@@ -77,7 +90,7 @@ def gather_edges(atoms, positions, cell, types, first, neighbors, shifts, cutoff
 @_inline
 def _geometry(edges, at, size, cutoff, exponent):
     """v, its unit vector, r, 1/r, cutoff function and its slope of the edges of one slot."""
-    v = load(edges, at), load(edges, size + at), load(edges, 2 * size + at)
+    v = load_many(edges, at, size, 3)
     r = square_root(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
     inverse = 1.0 / r
     u = r * (1.0 / cutoff)
@@ -104,49 +117,17 @@ def _high_monomials(u):
     return xx * x, xx * y, xx * z, yy * x, x * y * z, zz * x, yy * y, yy * z, zz * y, zz * z
 
 
-@_inline
-def _load10(array, at, step):
-    return (
-        load(array, at), load(array, at + step), load(array, at + 2 * step), load(array, at + 3 * step),
-        load(array, at + 4 * step), load(array, at + 5 * step), load(array, at + 6 * step),
-        load(array, at + 7 * step), load(array, at + 8 * step), load(array, at + 9 * step),
-    )  # fmt: skip
-
-
-@_inline
-def _store10(array, at, step, v):
-    store(array, at, v[0])
-    store(array, at + step, v[1])
-    store(array, at + 2 * step, v[2])
-    store(array, at + 3 * step, v[3])
-    store(array, at + 4 * step, v[4])
-    store(array, at + 5 * step, v[5])
-    store(array, at + 6 * step, v[6])
-    store(array, at + 7 * step, v[7])
-    store(array, at + 8 * step, v[8])
-    store(array, at + 9 * step, v[9])
-
-
-@_inline
-def _add10(a, s, b):
-    """a + s b for ten vectors."""
-    return (
-        a[0] + s * b[0], a[1] + s * b[1], a[2] + s * b[2], a[3] + s * b[3], a[4] + s * b[4],
-        a[5] + s * b[5], a[6] + s * b[6], a[7] + s * b[7], a[8] + s * b[8], a[9] + s * b[9],
-    )  # fmt: skip
-
-
 @_helper
 def _accumulate_ten(radial, angular, count, n_l, moments, at, below_at):
     """Add R_n Y_l of a run of slots for ten monomials and two radial functions: twenty sums in registers."""
     step = lanes(moments)
-    a, b = _load10(moments, at, step), _load10(moments, below_at, step)
+    a, b = load_many(moments, at, step, 10), load_many(moments, below_at, step, 10)
     for k in range(count):
-        y = _load10(angular, k * n_l * step, step)
-        a = _add10(a, load(radial, 2 * k * step), y)
-        b = _add10(b, load(radial, (2 * k + 1) * step), y)
-    _store10(moments, at, step, a)
-    _store10(moments, below_at, step, b)
+        y = load_many(angular, k * n_l * step, step, 10)
+        a = add_scaled(a, load(radial, 2 * k * step), y)
+        b = add_scaled(b, load(radial, (2 * k + 1) * step), y)
+    store_many(moments, at, step, a)
+    store_many(moments, below_at, step, b)
 
 
 @_helper
@@ -165,10 +146,10 @@ def accumulate(slots, edges, frequencies, cutoff, exponent, n_l, moments):
                 for n in range(n_rbf):
                     value, _ = radial_basis(r, inverse, item(frequencies, n), f, df, norm)
                     store(radial, ((n // 2 * RUN + k) * 2 + n % 2) * step, value)
-                _store10(angular, k * n_l * step, step, _low_monomials(u))
+                store_many(angular, k * n_l * step, step, _low_monomials(u))
                 store(angular, k * n_l * step, zeros(moments) + 1.0)
                 if n_l > 10:
-                    _store10(angular, (k * n_l + 10) * step, step, _high_monomials(u))
+                    store_many(angular, (k * n_l + 10) * step, step, _high_monomials(u))
             for n in range(0, n_rbf, 2):
                 at = (z * n_rbf + n) * n_l * step
                 values = radial[n * RUN * step :]
@@ -181,43 +162,6 @@ def accumulate(slots, edges, frequencies, cutoff, exponent, n_l, moments):
 @_inline
 def _level(l):
     return (l > 0) + (l > 3) + (l > 9)
-
-
-@_inline
-def add_tile(sums, x, weights, at):
-    """sums + x w for the TILE weights from ``at`` on."""
-    return (
-        sums[0] + x * item(weights, at),
-        sums[1] + x * item(weights, at + 1),
-        sums[2] + x * item(weights, at + 2),
-        sums[3] + x * item(weights, at + 3),
-        sums[4] + x * item(weights, at + 4),
-        sums[5] + x * item(weights, at + 5),
-        sums[6] + x * item(weights, at + 6),
-        sums[7] + x * item(weights, at + 7),
-    )
-
-
-@_inline
-def load_tile(array, at, step):
-    """TILE vectors, ``step`` apart."""
-    return (
-        load(array, at), load(array, at + step), load(array, at + 2 * step), load(array, at + 3 * step),
-        load(array, at + 4 * step), load(array, at + 5 * step), load(array, at + 6 * step), load(array, at + 7 * step),
-    )  # fmt: skip
-
-
-@_inline
-def store_tile(array, at, step, v):
-    """Write TILE vectors, ``step`` apart."""
-    store(array, at, v[0])
-    store(array, at + step, v[1])
-    store(array, at + 2 * step, v[2])
-    store(array, at + 3 * step, v[3])
-    store(array, at + 4 * step, v[4])
-    store(array, at + 5 * step, v[5])
-    store(array, at + 6 * step, v[6])
-    store(array, at + 7 * step, v[7])
 
 
 @_inline
@@ -236,8 +180,8 @@ def mix(moments, mixing, tile, n_tiles, n_l, a):
         at = (_level(l) * n_tiles + tile) * rows * TILE
         sums = zero_tile(a)
         for row in range(rows):
-            sums = add_tile(sums, load(moments, (row * n_l + l) * step), mixing, at + row * TILE)
-        store_tile(a, l * step, n_l * step, sums)
+            sums = add_weighted(sums, load(moments, (row * n_l + l) * step), mixing, at + row * TILE)
+        store_many(a, l * step, n_l * step, sums)
 
 
 @_helper
@@ -247,7 +191,7 @@ def unmix(gradient_a, mixing, tile, n_tiles, n_l, gradient):
     step = lanes(gradient)
     rows = len(gradient) // (n_l * step)
     for l in range(n_l):
-        g = load_tile(gradient_a, l * step, n_l * step)
+        g = load_many(gradient_a, l * step, n_l * step, TILE)
         at = (_level(l) * n_tiles + tile) * rows * TILE
         for row in range(rows):
             k, where = at + row * TILE, (row * n_l + l) * step
@@ -265,8 +209,8 @@ def _slopes_ten(gradient, at, n_l, table, n_rbf, y):
     o = zeros(gradient)
     p, along = (o, o, o, o, o, o, o, o, o, o), o
     for n in range(n_rbf):
-        g = _load10(gradient, at + n * n_l * step, step)
-        p = _add10(p, load(table, n * step), g)
+        g = load_many(gradient, at + n * n_l * step, step, 10)
+        p = add_scaled(p, load(table, n * step), g)
         even = y[0] * g[0] + y[2] * g[2] + y[4] * g[4] + y[6] * g[6] + y[8] * g[8]
         odd = y[1] * g[1] + y[3] * g[3] + y[5] * g[5] + y[7] * g[7] + y[9] * g[9]
         along = along + load(table, (n_rbf + n) * step) * (even + odd)
@@ -309,9 +253,7 @@ def edge_gradients(slots, edges, frequencies, cutoff, exponent, n_l, gradient, v
                 gz = gz + p[2] * q[4] + p[4] * q[5] + p[5] * xz_ + p[7] * q[7] + p[8] * yz_ + 3.0 * p[9] * q[9]
             across = along - (gx * x + gy * y + gz * z_) * inverse
             gx, gy, gz = gx * inverse + across * x, gy * inverse + across * y, gz * inverse + across * z_
-            store(edges, slot * step, gx)
-            store(edges, size + slot * step, gy)
-            store(edges, 2 * size + slot * step, gz)
+            store_many(edges, slot * step, size, (gx, gy, gz))
             xx, xy, xz = xx + v[0] * gx, xy + v[0] * gy, xz + v[0] * gz
             yx, yy, yz = yx + v[1] * gx, yy + v[1] * gy, yz + v[1] * gz
             zx, zy, zz = zx + v[2] * gx, zy + v[2] * gy, zz + v[2] * gz

@@ -9,7 +9,7 @@ are max_l and max_nu: Numba specialises on lengths, so that absent products cost
 """
 
 import numba
-from polmd.kernels.cpu.descriptor import add_tile, store_tile, zero_tile
+from polmd.kernels.cpu.descriptor import zero_tile
 from polmd.kernels.cpu.scalars import (
     add3,
     add6,
@@ -41,7 +41,7 @@ from polmd.kernels.cpu.scalars import (
     trace_product,
     transpose,
 )
-from polmd.kernels.cpu.simd import item, lanes, load, store, zeros
+from polmd.kernels.cpu.simd import add_weighted, item, lanes, load, load_many, store, store_many, zeros
 from polmd.kernels.layout import (
     A_R,
     A_T,
@@ -85,73 +85,6 @@ _AXIAL = _SYMMETRIC + 6 * N_SYMMETRIC
 
 
 @_inline
-def _get3(x, at, step):
-    return load(x, at), load(x, at + step), load(x, at + 2 * step)
-
-
-@_inline
-def _get6(x, at, step):
-    u, v = _get3(x, at, step), _get3(x, at + 3 * step, step)
-    return u[0], u[1], u[2], v[0], v[1], v[2]
-
-
-@_inline
-def _get10(x, at, step):
-    u, v, w = _get3(x, at, step), _get3(x, at + 3 * step, step), _get3(x, at + 6 * step, step)
-    return u[0], u[1], u[2], v[0], v[1], v[2], w[0], w[1], w[2], load(x, at + 9 * step)
-
-
-@_inline
-def _put3(x, at, step, v):
-    store(x, at, v[0])
-    store(x, at + step, v[1])
-    store(x, at + 2 * step, v[2])
-
-
-@_inline
-def _put6(x, at, step, v):
-    _put3(x, at, step, (v[0], v[1], v[2]))
-    _put3(x, at + 3 * step, step, (v[3], v[4], v[5]))
-
-
-@_inline
-def _put10(x, at, step, v):
-    _put6(x, at, step, (v[0], v[1], v[2], v[3], v[4], v[5]))
-    _put3(x, at + 6 * step, step, (v[6], v[7], v[8]))
-    store(x, at + 9 * step, v[9])
-
-
-@_inline
-def _put_vector(x, term, step, v):
-    _put3(x, term * step, N_VECTOR * step, v)
-
-
-@_inline
-def _get_vector(x, term, step):
-    return _get3(x, term * step, N_VECTOR * step)
-
-
-@_inline
-def _put_matrix(x, term, step, v):
-    _put6(x, (_SYMMETRIC + term) * step, N_SYMMETRIC * step, v)
-
-
-@_inline
-def _get_matrix(x, term, step):
-    return _get6(x, (_SYMMETRIC + term) * step, N_SYMMETRIC * step)
-
-
-@_inline
-def _put_axial(x, term, step, v):
-    _put3(x, (_AXIAL + term) * step, N_AXIAL * step, v)
-
-
-@_inline
-def _get_axial(x, term, step):
-    return _get3(x, (_AXIAL + term) * step, N_AXIAL * step)
-
-
-@_inline
 def _twice(m, v):
     """2 m v for a symmetric matrix."""
     u = matrix_vector(m, v)
@@ -162,12 +95,12 @@ def _twice(m, v):
 def invariants(a, at, features, to, ranks, orders):
     """Invariants of one channel: A (nl·lanes from ``at`` on in ``a``) → nb·lanes from ``to`` on in ``features``."""
     step = lanes(a)
-    v, s = _get3(a, at + step, step), _get6(a, at + 4 * step, step)
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
     store(features, to, load(a, at))
     store(features, to + step, dot(v, v))
     store(features, to + 2 * step, trace_product(s, s))
     if len(ranks) == 3:
-        t = _get10(a, at + 10 * step, step)
+        t = load_many(a, at + 10 * step, step, 10)
         full = tensor_square(t)
         store(features, to + 3 * step, full[0] + full[3] + full[5])
         if len(orders) == 3:
@@ -181,69 +114,70 @@ def invariants(a, at, features, to, ranks, orders):
 def invariants_adjoint(a, at, g, start, gradient, ranks, orders):
     """Adjoint of :func:`invariants`: seeds from ``start`` on in ``g`` → ``gradient`` from ``at`` on, overwritten."""
     step = lanes(a)
-    v, s = _get3(a, at + step, step), _get6(a, at + 4 * step, step)
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
     store(gradient, at, load(g, start))
     gv = scale3(double(load(g, start + step)), v)
     gs = scale6(double(load(g, start + 2 * step)), s)
     if len(ranks) == 3:
-        t = _get10(a, at + 10 * step, step)
+        t = load_many(a, at + 10 * step, step, 10)
         gt = gradient_square_norm(double(load(g, start + 3 * step)), t)
         if len(orders) == 3:
             w, h = load(g, start + 4 * step), load(g, start + 5 * step)
             gv = add3(gv, add3(scale3(double(w), matrix_vector(s, v)), scale3(h, tensor_matrix(t, s))))
             gs = add6(gs, add6(scale6(w, outer_self(v)), scale6(h, tensor_vector(t, v))))
             gt = add10(gt, gradient_vector_matrix(scale3(h, v), s))
-        _put10(gradient, at + 10 * step, step, gt)
+        store_many(gradient, at + 10 * step, step, gt)
     elif len(orders) == 3:
         w = load(g, start + 3 * step)
         gv = add3(gv, scale3(double(w), matrix_vector(s, v)))
         gs = add6(gs, scale6(w, outer_self(v)))
-    _put3(gradient, at + step, step, gv)
-    _put6(gradient, at + 4 * step, step, gradient_matrix(gs))
+    store_many(gradient, at + step, step, gv)
+    store_many(gradient, at + 4 * step, step, gradient_matrix(gs))
 
 
 @_helper
 def products(a, at, x, ranks, orders):
     """Distinct products of one channel: A (nl·lanes from ``at`` on in ``a``) → ``x`` (N_COMPONENTS·lanes,)."""
     step = lanes(a)
-    v, s = _get3(a, at + step, step), _get6(a, at + 4 * step, step)
+    vectors, matrices, axials = N_VECTOR * step, N_SYMMETRIC * step, N_AXIAL * step
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
     v1, m22 = matrix_vector(s, v), square(s)
-    _put_vector(x, A, step, v)
-    _put_vector(x, V1, step, v1)
-    _put_matrix(x, S, step, s)
-    _put_matrix(x, AA, step, outer_self(v))
-    _put_matrix(x, M22, step, m22)
+    store_many(x, A * step, vectors, v)
+    store_many(x, V1 * step, vectors, v1)
+    store_many(x, (_SYMMETRIC + S) * step, matrices, s)
+    store_many(x, (_SYMMETRIC + AA) * step, matrices, outer_self(v))
+    store_many(x, (_SYMMETRIC + M22) * step, matrices, m22)
     if len(orders) == 3:
-        _put_vector(x, S_V1, step, matrix_vector(s, v1))
-        _put_vector(x, A_R, step, scale3(dot(v, v), v))
-        _put_matrix(x, V1_A, step, outer_symmetric(v1, v))
-        _put_axial(x, V1_X_A, step, cross(v1, v))
-        _put_matrix(x, S_M22, step, symmetric_part(matrix_product(s, m22)))
+        store_many(x, S_V1 * step, vectors, matrix_vector(s, v1))
+        store_many(x, A_R * step, vectors, scale3(dot(v, v), v))
+        store_many(x, (_SYMMETRIC + V1_A) * step, matrices, outer_symmetric(v1, v))
+        store_many(x, (_AXIAL + V1_X_A) * step, axials, cross(v1, v))
+        store_many(x, (_SYMMETRIC + S_M22) * step, matrices, symmetric_part(matrix_product(s, m22)))
     if len(ranks) == 3:
-        t = _get10(a, at + 10 * step, step)
+        t = load_many(a, at + 10 * step, step, 10)
         v2, m13, m33 = tensor_matrix(t, s), tensor_vector(t, v), tensor_square(t)
-        _put_vector(x, V2, step, v2)
-        _put_matrix(x, M13, step, m13)
-        _put_matrix(x, M33, step, m33)
+        store_many(x, V2 * step, vectors, v2)
+        store_many(x, (_SYMMETRIC + M13) * step, matrices, m13)
+        store_many(x, (_SYMMETRIC + M33) * step, matrices, m33)
         if len(orders) == 3:
-            _put_vector(x, S_V2, step, matrix_vector(s, v2))
-            _put_vector(x, A_T, step, scale3(trace_product(s, s), v))
-            _put_vector(x, M13_A, step, matrix_vector(m13, v))
-            _put_vector(x, T_M13, step, tensor_matrix(t, m13))
-            _put_vector(x, T_M22, step, tensor_matrix(t, m22))
-            _put_vector(x, T_M33, step, tensor_matrix(t, m33))
-            _put_matrix(x, V2_A, step, outer_symmetric(v2, v))
-            _put_axial(x, V2_X_A, step, cross(v2, v))
-            _put_matrix(x, T_V1, step, tensor_vector(t, v1))
-            _put_matrix(x, T_V2, step, tensor_vector(t, v2))
+            store_many(x, S_V2 * step, vectors, matrix_vector(s, v2))
+            store_many(x, A_T * step, vectors, scale3(trace_product(s, s), v))
+            store_many(x, M13_A * step, vectors, matrix_vector(m13, v))
+            store_many(x, T_M13 * step, vectors, tensor_matrix(t, m13))
+            store_many(x, T_M22 * step, vectors, tensor_matrix(t, m22))
+            store_many(x, T_M33 * step, vectors, tensor_matrix(t, m33))
+            store_many(x, (_SYMMETRIC + V2_A) * step, matrices, outer_symmetric(v2, v))
+            store_many(x, (_AXIAL + V2_X_A) * step, axials, cross(v2, v))
+            store_many(x, (_SYMMETRIC + T_V1) * step, matrices, tensor_vector(t, v1))
+            store_many(x, (_SYMMETRIC + T_V2) * step, matrices, tensor_vector(t, v2))
             full = matrix_product(s, m13)
             c = axial_part(full)
-            _put_matrix(x, S_M13, step, symmetric_part(full))
-            _put_axial(x, C_S_M13, step, add3(c, c))
+            store_many(x, (_SYMMETRIC + S_M13) * step, matrices, symmetric_part(full))
+            store_many(x, (_AXIAL + C_S_M13) * step, axials, add3(c, c))
             full = matrix_product(s, m33)
             c = axial_part(full)
-            _put_matrix(x, S_M33, step, symmetric_part(full))
-            _put_axial(x, C_S_M33, step, add3(c, c))
+            store_many(x, (_SYMMETRIC + S_M33) * step, matrices, symmetric_part(full))
+            store_many(x, (_AXIAL + C_S_M33) * step, axials, add3(c, c))
 
 
 @_helper
@@ -254,65 +188,72 @@ def products_adjoint(a, at, p, gradient, ranks, orders):
     component, symmetric matrices as the matrix P of dL = Σ_ij P_ij dX_ij; so are gs, gm13, gm22, gm33 below.
     """
     step = lanes(a)
-    v, s = _get3(a, at + step, step), _get6(a, at + 4 * step, step)
+    vectors, matrices, axials = N_VECTOR * step, N_SYMMETRIC * step, N_AXIAL * step
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
     v1, m22 = matrix_vector(s, v), square(s)
-    gv = add3(_get_vector(p, A, step), _twice(_get_matrix(p, AA, step), v))
-    gs = _get_matrix(p, S, step)
-    gv1 = _get_vector(p, V1, step)
-    gm22 = _get_matrix(p, M22, step)
+    gv = add3(load_many(p, A * step, vectors, 3), _twice(load_many(p, (_SYMMETRIC + AA) * step, matrices, 6), v))
+    gs = load_many(p, (_SYMMETRIC + S) * step, matrices, 6)
+    gv1 = load_many(p, V1 * step, vectors, 3)
+    gm22 = load_many(p, (_SYMMETRIC + M22) * step, matrices, 6)
     if len(orders) == 3:
-        q = _get_vector(p, S_V1, step)
+        q = load_many(p, S_V1 * step, vectors, 3)
         gv1 = add3(gv1, matrix_vector(s, q))
         gs = add6(gs, outer_mean(q, v1, 0.5))
-        q = _get_vector(p, A_R, step)
+        q = load_many(p, A_R * step, vectors, 3)
         gv = add3(gv, add3(scale3(dot(v, v), q), scale3(double(dot(q, v)), v)))
-        m = _get_matrix(p, V1_A, step)
-        c = _get_axial(p, V1_X_A, step)
+        m = load_many(p, (_SYMMETRIC + V1_A) * step, matrices, 6)
+        c = load_many(p, (_AXIAL + V1_X_A) * step, axials, 3)
         gv1 = add3(gv1, add3(_twice(m, v), cross(v, c)))
         gv = add3(gv, add3(_twice(m, v1), cross(c, v1)))
-        m = _get_matrix(p, S_M22, step)
+        m = load_many(p, (_SYMMETRIC + S_M22) * step, matrices, 6)
         gs = add6(gs, symmetric_part(matrix_product(m, m22)))
         gm22 = add6(gm22, symmetric_part(matrix_product(m, s)))
     if len(ranks) == 3:
-        t = _get10(a, at + 10 * step, step)
+        t = load_many(a, at + 10 * step, step, 10)
         v2, m13, m33 = tensor_matrix(t, s), tensor_vector(t, v), tensor_square(t)
-        gv2 = _get_vector(p, V2, step)
-        gm13 = _get_matrix(p, M13, step)
-        gm33 = _get_matrix(p, M33, step)
-        gt = _get10(gradient, at + 10 * step, step)
+        gv2 = load_many(p, V2 * step, vectors, 3)
+        gm13 = load_many(p, (_SYMMETRIC + M13) * step, matrices, 6)
+        gm33 = load_many(p, (_SYMMETRIC + M33) * step, matrices, 6)
+        gt = load_many(gradient, at + 10 * step, step, 10)
         if len(orders) == 3:
-            q = _get_vector(p, S_V2, step)
+            q = load_many(p, S_V2 * step, vectors, 3)
             gv2 = add3(gv2, matrix_vector(s, q))
             gs = add6(gs, outer_mean(q, v2, 0.5))
-            q = _get_vector(p, A_T, step)
+            q = load_many(p, A_T * step, vectors, 3)
             gv = add3(gv, scale3(trace_product(s, s), q))
             gs = add6(gs, scale6(double(dot(q, v)), s))
-            q = _get_vector(p, M13_A, step)
+            q = load_many(p, M13_A * step, vectors, 3)
             gv = add3(gv, matrix_vector(m13, q))
             gm13 = add6(gm13, outer_mean(q, v, 0.5))
-            q = _get_vector(p, T_M13, step)
+            q = load_many(p, T_M13 * step, vectors, 3)
             gm13 = add6(gm13, tensor_vector(t, q))
             gt = add10(gt, gradient_vector_matrix(q, m13))
-            q = _get_vector(p, T_M22, step)
+            q = load_many(p, T_M22 * step, vectors, 3)
             gm22 = add6(gm22, tensor_vector(t, q))
             gt = add10(gt, gradient_vector_matrix(q, m22))
-            q = _get_vector(p, T_M33, step)
+            q = load_many(p, T_M33 * step, vectors, 3)
             gm33 = add6(gm33, tensor_vector(t, q))
             gt = add10(gt, gradient_vector_matrix(q, m33))
-            m = _get_matrix(p, V2_A, step)
-            c = _get_axial(p, V2_X_A, step)
+            m = load_many(p, (_SYMMETRIC + V2_A) * step, matrices, 6)
+            c = load_many(p, (_AXIAL + V2_X_A) * step, axials, 3)
             gv2 = add3(gv2, add3(_twice(m, v), cross(v, c)))
             gv = add3(gv, add3(_twice(m, v2), cross(c, v2)))
-            m = _get_matrix(p, T_V1, step)
+            m = load_many(p, (_SYMMETRIC + T_V1) * step, matrices, 6)
             gv1 = add3(gv1, tensor_matrix(t, m))
             gt = add10(gt, gradient_vector_matrix(v1, m))
-            m = _get_matrix(p, T_V2, step)
+            m = load_many(p, (_SYMMETRIC + T_V2) * step, matrices, 6)
             gv2 = add3(gv2, tensor_matrix(t, m))
             gt = add10(gt, gradient_vector_matrix(v2, m))
-            g = general_matrix(_get_matrix(p, S_M13, step), _get_axial(p, C_S_M13, step))
+            g = general_matrix(
+                load_many(p, (_SYMMETRIC + S_M13) * step, matrices, 6),
+                load_many(p, (_AXIAL + C_S_M13) * step, axials, 3),
+            )
             gs = add6(gs, general_symmetric_product(g, m13))
             gm13 = add6(gm13, general_symmetric_product(transpose(g), s))
-            g = general_matrix(_get_matrix(p, S_M33, step), _get_axial(p, C_S_M33, step))
+            g = general_matrix(
+                load_many(p, (_SYMMETRIC + S_M33) * step, matrices, 6),
+                load_many(p, (_AXIAL + C_S_M33) * step, axials, 3),
+            )
             gs = add6(gs, general_symmetric_product(g, m33))
             gm33 = add6(gm33, general_symmetric_product(transpose(g), s))
         gt = add10(gt, gradient_vector_matrix(v, gm13))
@@ -320,12 +261,12 @@ def products_adjoint(a, at, p, gradient, ranks, orders):
         gt = add10(gt, gradient_tensor_square(gm33, t))
         gt = add10(gt, gradient_vector_matrix(gv2, s))
         gs = add6(gs, tensor_vector(t, gv2))
-        _put10(gradient, at + 10 * step, step, gt)
+        store_many(gradient, at + 10 * step, step, gt)
     gs = add6(gs, symmetric_part(matrix_product(gm22, s)))
     gs = add6(gs, outer_mean(gv1, v, 0.5))
     gv = add3(gv, matrix_vector(s, gv1))
-    _put3(gradient, at + step, step, add3(_get3(gradient, at + step, step), gv))
-    _put6(gradient, at + 4 * step, step, add6(_get6(gradient, at + 4 * step, step), gradient_matrix(gs)))
+    store_many(gradient, at + step, step, add3(load_many(gradient, at + step, step, 3), gv))
+    store_many(gradient, at + 4 * step, step, add6(load_many(gradient, at + 4 * step, step, 6), gradient_matrix(gs)))
 
 
 @_inline
@@ -397,10 +338,10 @@ def first_layer(features, weight, bias, z):
     step = lanes(z)
     for tile in range(len(bias) // TILE):
         w = weight[tile]
-        sums = add_tile(zero_tile(z), zeros(z) + 1.0, bias, tile * TILE)
+        sums = add_weighted(zero_tile(z), zeros(z) + 1.0, bias, tile * TILE)
         for f in range(len(w) // TILE):
-            sums = add_tile(sums, load(features, f * step), w, f * TILE)
-        store_tile(z, tile * TILE * step, step, sums)
+            sums = add_weighted(sums, load(features, f * step), w, f * TILE)
+        store_many(z, tile * TILE * step, step, sums)
 
 
 @_helper
@@ -411,8 +352,8 @@ def first_layer_adjoint(seed, transpose, gradient):
         w = transpose[tile]
         sums = zero_tile(seed)
         for row in range(len(w) // TILE):
-            sums = add_tile(sums, load(seed, row * step), w, row * TILE)
-        store_tile(gradient, tile * TILE * step, step, sums)
+            sums = add_weighted(sums, load(seed, row * step), w, row * TILE)
+        store_many(gradient, tile * TILE * step, step, sums)
 
 
 @_inline
@@ -470,7 +411,7 @@ N_PREDICTIONS = 24
 def _hidden(o, h, step):
     """Vector, symmetric matrix and axial vector of hidden tensor h."""
     at = h * 12 * step
-    return _get3(o, at, step), _get6(o, at + 3 * step, step), _get3(o, at + 9 * step, step)
+    return load_many(o, at, step, 3), load_many(o, at + 3 * step, step, 6), load_many(o, at + 9 * step, step, 3)
 
 
 @_helper
@@ -520,19 +461,6 @@ def _matrix(s, c):
 
 
 @_inline
-def _put9(out, row, step, m):
-    _put3(out, row * step, step, (m[0], m[1], m[2]))
-    _put3(out, (row + 3) * step, step, (m[3], m[4], m[5]))
-    _put3(out, (row + 6) * step, step, (m[6], m[7], m[8]))
-
-
-@_inline
-def _get9(x, row, step):
-    a, b, c = _get3(x, row * step, step), _get3(x, (row + 3) * step, step), _get3(x, (row + 6) * step, step)
-    return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
-
-
-@_inline
 def _rows(m):
     return (m[0], m[1], m[2]), (m[3], m[4], m[5]), (m[6], m[7], m[8])
 
@@ -562,20 +490,20 @@ def tensor_heads(w, z, layers, o, g, gate, out):
         for h in range(nh):
             factor = item(weight, h) * sigmoid(load(gate, (nh + h) * step))
             u = add3(u, scale3(factor, _hidden(o, h, step)[0]))
-        _put3(out, DIPOLE * step, step, u)
+        store_many(out, DIPOLE * step, step, u)
     if w.polarizability_output >= 0:
         m = _raw_polarizability(w, z, layers, o, gate)
         if w.make_alpha_positive:
             a, b, c = _rows(m)
             ab, ac, bc = dot(a, b), dot(a, c), dot(b, c)
             m = dot(a, a), ab, ac, ab, dot(b, b), bc, ac, bc, dot(c, c)
-        _put9(out, ALPHA, step, m)
+        store_many(out, ALPHA * step, step, m)
     if w.quadrupole_output >= 0:
         s, c = tensor_output(w, w.quadrupole_output, o, gate)
         if w.make_quad_traceless:
             third = (s[0] + s[3] + s[5]) * (1.0 / 3.0)
             s = s[0] - third, s[1], s[2], s[3] - third, s[4], s[5] - third
-        _put9(out, QUADRUPOLE, step, _matrix(s, c))
+        store_many(out, QUADRUPOLE * step, step, _matrix(s, c))
 
 
 @_helper
@@ -592,8 +520,8 @@ def _matrix_seed(w, output, g9, o, gate, ggate, go):
         factor = item(weight, h) * sigma
         inner = trace_product(s, sh) + dot(c, ch)
         store(ggate, at, load(ggate, at) + factor * inner * (1.0 - sigma))
-        _put6(go, place + 3 * step, step, add6(_get6(go, place + 3 * step, step), scale6(factor, s)))
-        _put3(go, place + 9 * step, step, add3(_get3(go, place + 9 * step, step), scale3(factor, c)))
+        store_many(go, place + 3 * step, step, add6(load_many(go, place + 3 * step, step, 6), scale6(factor, s)))
+        store_many(go, place + 9 * step, step, add3(load_many(go, place + 9 * step, step, 3), scale3(factor, c)))
 
 
 @_helper
@@ -612,15 +540,15 @@ def tensor_heads_adjoint(w, seeds, z, layers, o, g, gate, ggate, gz, go):
         for h in range(nh):
             store(ggate, h * step, seed * item(weight, h) * silu(load(gate, h * step))[1])
     if w.dipole_output >= 0:
-        weight, u = w.out_weight[1, w.dipole_output], _get3(seeds, DIPOLE * step, step)
+        weight, u = w.out_weight[1, w.dipole_output], load_many(seeds, DIPOLE * step, step, 3)
         for h in range(nh):
             at, place = (nh + h) * step, h * 12 * step
             sigma = sigmoid(load(gate, at))
             factor = item(weight, h) * sigma
             store(ggate, at, factor * dot(u, _hidden(o, h, step)[0]) * (1.0 - sigma))
-            _put3(go, place, step, scale3(factor, u))
+            store_many(go, place, step, scale3(factor, u))
     if w.polarizability_output >= 0:
-        g9 = _get9(seeds, ALPHA, step)
+        g9 = load_many(seeds, ALPHA * step, step, 9)
         if w.make_alpha_positive:
             x, y, q = _rows(_raw_polarizability(w, z, layers, o, gate))
             s = symmetric_part(g9)
@@ -633,7 +561,7 @@ def tensor_heads_adjoint(w, seeds, z, layers, o, g, gate, ggate, gz, go):
             scalar_readout_adjoint(w, w.scalar_readout, trace, layers, gz)
         _matrix_seed(w, w.polarizability_output, g9, o, gate, ggate, go)
     if w.quadrupole_output >= 0:
-        g9 = _get9(seeds, QUADRUPOLE, step)
+        g9 = load_many(seeds, QUADRUPOLE * step, step, 9)
         if w.make_quad_traceless:
             third = (g9[0] + g9[4] + g9[8]) * (1.0 / 3.0)
             g9 = g9[0] - third, g9[1], g9[2], g9[3], g9[4] - third, g9[5], g9[6], g9[7], g9[8] - third
@@ -651,9 +579,9 @@ def tensor_heads_adjoint(w, seeds, z, layers, o, g, gate, ggate, gz, go):
         if k < nh:
             store(gz, (start + h) * step, load(gz, (start + h) * step) + value)
         elif k < 2 * nh:
-            _put3(go, place, step, add3(_get3(go, place, step), scale3(double(value), v)))
+            store_many(go, place, step, add3(load_many(go, place, step, 3), scale3(double(value), v)))
         else:
             place += 3 * step
-            _put6(go, place, step, add6(_get6(go, place, step), scale6(double(value), s)))
+            store_many(go, place, step, add6(load_many(go, place, step, 6), scale6(double(value), s)))
             place += 6 * step
-            _put3(go, place, step, add3(_get3(go, place, step), scale3(value, c)))
+            store_many(go, place, step, add3(load_many(go, place, step, 3), scale3(value, c)))

@@ -141,6 +141,75 @@ def store(typingctx, array, index, value):
 
 
 @intrinsic
+def load_many(typingctx, array, index, step, count):
+    """A tuple of ``count`` (a literal) vectors, their first numbers ``step`` apart in the array."""
+    if not _is_plain(array) or not isinstance(count, types.IntegerLiteral):
+        return None
+    vector, number = Vector(array.dtype), count.literal_value
+
+    def codegen(context, builder, sig, args):
+        kind, at, vectors = context.get_value_type(vector), args[1], []
+        for k in range(number):
+            pointer = builder.bitcast(_address(context, builder, array, args[0], at), kind.as_pointer())
+            vectors.append(builder.load(pointer, align=array.dtype.bitwidth // 8))
+            at = builder.add(at, args[2]) if k + 1 < number else at
+        return context.make_tuple(builder, sig.return_type, vectors)
+
+    return types.UniTuple(vector, number)(array, types.intp, types.intp, count), codegen
+
+
+@intrinsic
+def store_many(typingctx, array, index, step, values):
+    """Write a tuple of vectors, their first numbers ``step`` apart in the array."""
+    if not _is_plain(array) or not isinstance(values, types.UniTuple) or values.dtype != Vector(array.dtype):
+        return None
+
+    def codegen(context, builder, sig, args):
+        kind, at = context.get_value_type(values.dtype).as_pointer(), args[1]
+        for k in range(values.count):
+            pointer = builder.bitcast(_address(context, builder, array, args[0], at), kind)
+            builder.store(builder.extract_value(args[3], k), pointer, align=array.dtype.bitwidth // 8)
+            at = builder.add(at, args[2])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, types.intp, values), codegen
+
+
+@intrinsic
+def add_scaled(typingctx, sums, x, values):
+    """sums[k] + x values[k] for tuples of vectors."""
+    if not isinstance(sums, types.UniTuple) or sums != values or x != sums.dtype:
+        return None
+
+    def codegen(context, builder, sig, args):
+        out = [
+            builder.fadd(builder.extract_value(args[0], k), builder.fmul(args[1], builder.extract_value(args[2], k)))
+            for k in range(sums.count)
+        ]
+        return context.make_tuple(builder, sums, out)
+
+    return sums(sums, x, values), codegen
+
+
+@intrinsic
+def add_weighted(typingctx, sums, x, weights, index):
+    """sums[k] + x weights[index + k] for a tuple of vectors and a contiguous array of numbers."""
+    if not isinstance(sums, types.UniTuple) or x != sums.dtype or not _is_plain(weights):
+        return None
+
+    def codegen(context, builder, sig, args):
+        out = []
+        for k in range(sums.count):
+            at = builder.add(args[3], context.get_constant(types.intp, k))
+            weight = builder.load(_address(context, builder, weights, args[2], at))
+            term = builder.fmul(args[1], _splat(context, builder, weight, weights.dtype, x))
+            out.append(builder.fadd(builder.extract_value(args[0], k), term))
+        return context.make_tuple(builder, sums, out)
+
+    return sums(sums, x, weights, types.intp), codegen
+
+
+@intrinsic
 def item(typingctx, array, index):
     """One number of a contiguous array, without the test for negative indices."""
     if not _is_plain(array):
