@@ -108,6 +108,27 @@ def schema() -> None:
     typer.echo(schema_markdown())
 
 
+@app.command()
+def bench(
+    cases: Annotated[Path, typer.Argument(help="file of cases, such as benchmarks/water.toml", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.")] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Only cases whose name contains this.")] = None,
+) -> None:
+    """Measure polmd and, where they are installed, its peers: medians, ratios, versions, device."""
+    from polmd.bench import load_cases, run_cases, write_csv
+
+    rows = []
+    for row in run_cases(load_cases(cases), cases.parent, only):
+        rows.append(row)
+        what = f"{row.case:28} {row.atoms:6} atoms  {row.program:22} {row.settings:18} {row.threads} threads"
+        figures = f"{row.median_ms:10.3f} ms" if row.median_ms == row.median_ms else row.note
+        figures += f"  x {row.ratio:.2f}" if row.ratio == row.ratio else ""
+        figures += f"  {row.memory_MiB:.0f} MiB" if row.memory_MiB == row.memory_MiB else ""
+        typer.echo(f"{what}  {figures}  {row.stage}".rstrip())
+        if out is not None:
+            write_csv(rows, out)
+
+
 @models_app.callback()
 def models(context: typer.Context) -> None:
     """List the bundled models."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polmd.kernels.layout import Multipoles
 
 DEVICES = ("cpu",)
-PRECISIONS = ("double",)
+PRECISIONS = ("double", "mixed")
 METHODS = ("direct",)
 
 
@@ -64,7 +64,8 @@ class MultipolePotential:
     ----------
     model : a :class:`polmd.model.file.Model`, or what :func:`polmd.load_model` takes
     device : "cpu"
-    precision : "double"
+    precision : "double", or "mixed": the local network in float32, everything else in float64; forces agree with double to
+        2e-5 of the largest
     skin : Å, the neighbour list holds pairs up to cutoff + skin and is rebuilt when atoms have moved by half of it
     method : of the electrostatics, "direct"
 
@@ -95,7 +96,7 @@ class MultipolePotential:
         self.model = model if isinstance(model, Model) else load_model(model)
         self.device, self.precision, self.method = device, precision, method
         self.neighbors = VerletList(self.model.cutoff, skin)
-        self._network = LocalNetwork(self.model)
+        self._network = LocalNetwork(self.model, precision)
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[np.ndarray, np.ndarray, float] | None = None
