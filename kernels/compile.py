@@ -28,6 +28,14 @@ from typing import IO, Any
 import numba
 from numba.core import config
 
+# Threads: OpenMP starts a parallel loop in 1 µs, where Numba's own queue takes 50 and TBB is not always there. Its threads
+# wait for the next loop by spinning, by default for 6 ms, which stalls every loop when cores are shared with other
+# processes; 0.4 ms bridges the serial parts of a step. libgomp reads this when it is loaded, by the first parallel loop.
+if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:
+    config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 #: LLVM may reorder sums (needed to vectorise them) and fuse multiply-add; NaN and infinity stay exact.
 REASSOCIATE = frozenset({"reassoc", "contract", "nsz"})
 
@@ -143,6 +151,11 @@ class _Worker:
         return problem is None
 
     def _start(self) -> None:
+        print(
+            f"polmd: compiling kernels for this processor, once, about a minute; they are kept in {cache_directory()}",
+            file=sys.stderr,
+            flush=True,
+        )
         environment = {**os.environ, _IN_WORKER: "1", "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import serve; serve()"],

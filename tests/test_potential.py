@@ -219,3 +219,35 @@ def test_state_restores_the_pair_list_bit_for_bit(water: polmd.System) -> None:
     assert result.energy == expected.energy and np.array_equal(result.forces, expected.forces)
     fresh = polmd.MultipolePotential("water").compute(moved)  # another order of summation
     np.testing.assert_allclose(fresh.forces, expected.forces, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["water", "three_elements"])
+def test_mixed_precision_agrees_to_single(water: polmd.System, data: Path, name: str) -> None:
+    system = water
+    if name == "three_elements":
+        system = _molecules(water, 4, periodic=True)
+        system.numbers[system.numbers == 1] = np.tile([12, 79], 4)
+        system.positions *= 1.25
+    model = _model(name, data)
+    double = polmd.MultipolePotential(model).compute(system, stress=True)
+    mixed = polmd.MultipolePotential(model, precision="mixed").compute(system, stress=True)
+    for quantity in ("forces", "stress", "atomic_energies", *model.header.predicts):
+        a, b = getattr(mixed, quantity), getattr(double, quantity)
+        assert a.dtype == np.float64
+        assert 0 < np.abs(a - b).max() < 2e-5 * np.abs(b).max(), quantity
+    assert abs(mixed.energy - double.energy) < 1e-6 * len(system)
+
+
+def test_mixed_forces_are_derivatives_to_single_precision(water: polmd.System) -> None:
+    """A step long enough for float32, along the forces; the error of the difference is that of energies over the step."""
+    system = _molecules(water, 4, periodic=True)
+    potential = polmd.MultipolePotential("water", precision="mixed")
+    forces = potential.compute(system).forces
+    direction, h = forces / np.linalg.norm(forces), 0.02
+    weights = {1: 45 / 60, 2: -9 / 60, 3: 1 / 60}
+    slope = sum(
+        w * s * _energy(potential, system, system.positions + s * m * h * direction, system.cell) / h
+        for m, w in weights.items()
+        for s in (1, -1)
+    )
+    assert -np.sum(forces * direction) == pytest.approx(slope, rel=2e-4)

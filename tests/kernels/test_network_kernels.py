@@ -8,7 +8,7 @@ from random_models import FULL, random_model
 
 import polmd
 from polmd.model.architecture import Readout
-from polmd.model.network import LocalNetwork, empty_multipoles
+from polmd.model.network import LocalNetwork, empty_multipoles, make_blocks
 from polmd.neighbors import build_pairs
 
 NAMES = ("energies", "charges", "dipoles", "quadrupoles", "charge_responses", "polarizabilities")
@@ -116,3 +116,49 @@ def test_lone_atom_has_no_forces() -> None:
     forces, strain = network.reverse(state, seeds)
     assert not forces.any() and not strain.any()
     assert set(FULL) == set(model.header.predicts)
+
+
+def test_edge_gradients_add_up_to_forces_and_strain() -> None:
+    model, positions, cell, types = _setting({})
+    network = LocalNetwork(model)
+    pairs = build_pairs(positions, cell, np.array([True] * 3), model.cutoff + 0.7)
+    state = network.forward(positions, cell, types, pairs)
+    seeds = empty_multipoles(len(types))
+    rng = np.random.default_rng(4)
+    for array in seeds:
+        array[...] = rng.normal(size=array.shape)
+    forces, strain = network.reverse(state, seeds)
+    slopes, edges = network.edge_gradients(state, seeds), pairs.edges(positions, cell)
+    outside = np.linalg.norm(edges, axis=1) >= model.cutoff
+    assert outside.any() and not slopes[outside].any() and slopes[~outside].all()
+    summed = np.zeros_like(forces)
+    np.subtract.at(summed, pairs.centers, slopes)
+    np.add.at(summed, pairs.neighbors, slopes)
+    np.testing.assert_allclose(summed, forces, atol=1e-13 * np.abs(forces).max())
+    np.testing.assert_allclose(edges.T @ slopes, strain, atol=1e-13 * np.abs(strain).max())
+
+
+def test_states_do_not_share_memory_until_they_are_gone() -> None:
+    model, positions, cell, types = _setting({})
+    network, pbc = LocalNetwork(model), np.array([True] * 3)
+    pairs = build_pairs(positions, cell, pbc, model.cutoff)
+    seeds = empty_multipoles(len(types))
+    seeds.energies[:] = 1.0
+    first = network.forward(positions, cell, types, pairs)
+    before = network.reverse(first, seeds)
+    second = network.forward(1.01 * positions, cell, types, pairs)
+    assert not np.shares_memory(first.workspace[0], second.workspace[0])
+    for a, b in zip(network.reverse(first, seeds), before, strict=True):
+        assert np.array_equal(a, b)
+    kept = second.workspace[0]
+    del second
+    assert np.shares_memory(kept, network.forward(positions, cell, types, pairs).workspace[0])
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 17])
+def test_blocks_hold_every_atom_once(count: int) -> None:
+    types = np.random.default_rng(count).integers(0, 3, count)
+    blocks, kinds = make_blocks(types, 8)
+    inside = blocks >= 0
+    assert sorted(blocks[inside]) == list(range(count))
+    assert all((types[b[b >= 0]] == k).all() and len(b[b >= 0]) for b, k in zip(blocks, kinds, strict=True))
