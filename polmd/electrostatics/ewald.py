@@ -74,24 +74,53 @@ def wave_numbers(cell: np.ndarray, dl: float) -> WaveNumbers:
     return WaveNumbers(n, rows, limits)
 
 
+def half_sphere_strain(k: np.ndarray, sigma: float, energies: np.ndarray) -> np.ndarray:
+    """Strain gradient (3, 3) eV through k, G(k) and the volume at constant structure factors.
+
+    k (3, nk) 1/Å and their energies (nk,) eV over half the sphere, sigma Å.
+    """
+    sums = np.empty(7)
+    kernels.strain_sums(k, sigma, energies, sums)
+    return symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)
+
+
+def moment_strain(
+    moments: tuple[np.ndarray, np.ndarray, np.ndarray], out: np.ndarray, response: Sources | None
+) -> np.ndarray:
+    """Strain gradient (3, 3) eV through the form factors of M and M̃: dipoles and quadrupoles stay while the lattice and
+    the positions are strained. ``out`` (n, 10 or more): what ``FieldSolver.interactions`` returns."""
+    _, dipoles, quadrupoles = moments
+    symmetric = 0.5 * (quadrupoles + quadrupoles.transpose(0, 2, 1))
+    strain = dipoles.T @ out[:, 1:4] - np.einsum("nac,ncb->ab", symmetric, symmetric_matrices(out[:, 4:10]))
+    if response is not None:
+        strain += response.dipoles.T @ response.fields
+    return strain
+
+
 class DirectSum:
     """Fields of Gaussian multipoles in a periodic cell, without self terms.
 
     Parameters
     ----------
-    positions (n, 3) Å, cell (3, 3) Å, sigma Å, norm_factor eV Å/e², numbers the integer set of the sum
+    sigma Å, norm_factor eV Å/e², numbers the integer set of the sum
     """
 
-    def __init__(
-        self, positions: np.ndarray, cell: np.ndarray, sigma: float, norm_factor: float, numbers: WaveNumbers
-    ) -> None:
-        self._fractions = positions @ np.linalg.inv(cell)
-        self._rows, self._limits = numbers.rows, numbers.limits
-        self._k = numbers.vectors(cell)
-        self._sigma = sigma
-        k2 = (self._k**2).sum(0)
-        # 4 NF/V G: half sphere, and the factor 2 of a potential
-        self._weight = 4 * norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * sigma**2 * k2) / k2
+    def __init__(self, sigma: float, norm_factor: float, numbers: WaveNumbers) -> None:
+        self._sigma, self._norm_factor, self.numbers = sigma, norm_factor, numbers
+        self._cell: np.ndarray | None = None
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray) -> None:
+        """Take positions (n, 3) Å and the cell (3, 3) Å; the integer set stays."""
+        if self._cell is None or not np.array_equal(cell, self._cell):
+            self._cell = cell.copy()
+            self._inverse = np.linalg.inv(cell)
+            self._k = self.numbers.vectors(cell)
+            k2 = (self._k**2).sum(0)
+            # 4 NF/V G: half sphere, and the factor 2 of a potential
+            self._weight = (
+                4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
+            )
+        self._fractions = positions @ self._inverse
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
@@ -102,7 +131,7 @@ class DirectSum:
     def _sum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         out = np.empty((2, self._k.shape[1]))
         kernels.structure_factor(
-            self._fractions, self._rows, self._limits, self._k, charges, dipoles, quadrupoles, out[0], out[1]
+            self._fractions, self.numbers.rows, self.numbers.limits, self._k, charges, dipoles, quadrupoles, *out
         )
         return out
 
@@ -111,7 +140,7 @@ class DirectSum:
         n = len(self._fractions)
         potentials, fields = np.empty(n), np.empty((n, 3))
         kernels.potential_and_field(
-            self._fractions, self._rows, self._limits, self._k, *self._permanent, potentials, fields
+            self._fractions, self.numbers.rows, self.numbers.limits, self._k, *self._permanent, potentials, fields
         )
         return potentials, fields
 
@@ -128,17 +157,8 @@ class DirectSum:
             structure = self._structure + 2 * induced
         out = np.empty((n, 13))
         kernels.interactions(
-            self._fractions, self._rows, self._limits, self._k, *self._moments, extra_charges, extra_dipoles,
-            total, self._permanent, out,
+            self._fractions, self.numbers.rows, self.numbers.limits, self._k, *self._moments, extra_charges,
+            extra_dipoles, total, self._permanent, out,
         )  # fmt: skip
-        sums = np.empty(7)
-        kernels.strain_sums(self._k, self._sigma, 0.5 * (self._permanent * structure).sum(0), sums)
-        strain = symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)  # through k, G and V
-        # through k in the form factors of M and M̃
-        _, dipoles, quadrupoles = self._moments
-        symmetric = 0.5 * (quadrupoles + quadrupoles.transpose(0, 2, 1))
-        strain += dipoles.T @ out[:, 1:4]
-        strain -= np.einsum("nac,ncb->ab", symmetric, symmetric_matrices(out[:, 4:10]))
-        if response is not None:
-            strain += extra_dipoles.T @ response.fields
-        return out, strain
+        strain = half_sphere_strain(self._k, self._sigma, 0.5 * (self._permanent * structure).sum(0))
+        return out, strain + moment_strain(self._moments, out, response)

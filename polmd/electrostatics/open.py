@@ -13,12 +13,15 @@ class OpenPairs:
 
     Parameters
     ----------
-    positions (n, 3) Å, sigma Å, norm_factor eV Å/e²
+    sigma Å, norm_factor eV Å/e²
     """
 
-    def __init__(self, positions: np.ndarray, sigma: float, norm_factor: float) -> None:
-        self._positions, self._sigma = positions, sigma
-        self._prefactor = norm_factor / (2 * np.pi)
+    def __init__(self, sigma: float, norm_factor: float) -> None:
+        self._sigma, self._prefactor = sigma, norm_factor / (2 * np.pi)
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
+        """Take positions (n, 3) Å; there is no cell."""
+        self._positions = positions
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""

@@ -1,0 +1,245 @@
+"""Periodic boundaries: the truncated reciprocal sum over Gaussian multipoles, taken with a particle mesh.
+
+Moments are spread to a mesh with B-splines (Essmann et al., J. Chem. Phys. 103, 8577 (1995)), charges, dipoles and
+quadrupoles alike as derivatives of the splines (Toukmaji et al., J. Chem. Phys. 113, 10913 (2000)). The influence function
+is that of the direct sum on the same integer set {n} and zero outside it, so that the mesh approximates the truncated
+sum the weights were trained with; its only error is aliasing. Everything is a derivative of one energy,
+½ M·T·M with the symmetric T = Pᵀ A P (P spreads, A convolves), so forces, stress and moment gradients are exact
+derivatives of the mesh energy.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+
+import numba
+import numpy as np
+from scipy import fft
+
+from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, half_sphere_strain, moment_strain
+from polmd.electrostatics.fields import Sources
+from polmd.errors import InputError
+from polmd.kernels.cpu import mesh as kernels
+
+#: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
+#: transforms than the longer splines cost (benchmarks/README.md).
+ORDER = 12
+#: Wave vectors that the error estimate looks at.
+_SAMPLE = 4096
+#: Arrays of the size of the mesh that a calculation needs at a time.
+_ARRAYS = 4
+
+
+@functools.cache
+def spline_table(order: int) -> np.ndarray:
+    """Polynomials in t − ½ of the weights M(j + 1 − t), j = 0 … order − 1, of an atom at t between two mesh points, and
+    of their first three derivatives with respect to t: (4, 12, LANES), zero beyond the order."""
+    table = np.zeros((4, kernels.LANES, kernels.LANES))
+    for j in range(order):
+        for power in range(order):
+            # M(y) = Σ_k (−1)^k C(p, k) (y − k)^(p−1)/(p−1)! over k ≤ y; y = j + ½ − (t − ½)
+            terms = (
+                (-1) ** k * math.comb(order, k) * Fraction(2 * (j - k) + 1, 2) ** (order - 1 - power)
+                for k in range(j + 1)
+            )
+            c = (-1) ** power * math.comb(order - 1, power) * sum(terms, Fraction(0)) / math.factorial(order - 1)
+            for derivative in range(min(4, power + 1)):
+                table[derivative, power - derivative, j] = float(
+                    c * math.factorial(power) / math.factorial(power - derivative)
+                )
+    table.setflags(write=False)
+    return table
+
+
+class MeshSum:
+    """Fields of Gaussian multipoles in a periodic cell, without self terms, from a particle mesh.
+
+    Parameters
+    ----------
+    sigma Å, norm_factor eV Å/e², numbers the integer set of the sum, shape the mesh points along each lattice vector,
+    order of the splines (even, at most 12)
+    """
+
+    def __init__(
+        self, sigma: float, norm_factor: float, numbers: WaveNumbers, shape: tuple[int, int, int], order: int = ORDER
+    ) -> None:
+        self._sigma, self._norm_factor, self.numbers, self.shape = sigma, norm_factor, numbers, shape
+        self._order, self._table = order, spline_table(order)
+        self._cell: np.ndarray | None = None
+        # The box of modes that the transforms keep: n0, n1 from −limit to limit (negative ones last), n2 from 0.
+        self._modes = tuple(int(m) for m in numbers.limits)
+        a, b, c = self._modes
+        n = np.where(numbers.n[:, 2:] < 0, -numbers.n, numbers.n)  # of n and −n the one with n2 ≥ 0
+        box = (2 * a + 1, 2 * b + 1, c + 1)
+        self._place = np.ravel_multi_index((n[:, 0] % box[0], n[:, 1] % box[1], n[:, 2]), box)
+        flat = n[:, 2] == 0
+        m = -n[flat]
+        self._mirror = np.ravel_multi_index((m[:, 0] % box[0], m[:, 1] % box[1], m[:, 2]), box)
+        self._flat = flat
+        self._box = box
+        # Transform of the splines at the modes, to the power of −2, times the number of mesh points (of the transforms)
+        decay = np.ones(len(n))
+        for axis in range(3):
+            decay *= np.sinc(n[:, axis] / shape[axis]) ** (2 * order)
+        self._sharpen = math.prod(shape) / decay
+
+        self._tile_counts = np.array([_tiles(shape[0], order), _tiles(shape[1], order)])
+        x, y = np.divmod(np.arange(self._tile_counts.prod()), self._tile_counts[1])
+        self._colours = 2 * (x % 2) + y % 2
+        self._columns = np.zeros((shape[0], *self._box[1:]), complex)
+        self._planes = np.zeros((*shape[:2], self._box[2]), complex)
+        self._mesh = np.empty((shape[0], shape[1], shape[2] + kernels.LANES))
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray) -> None:
+        """Take positions (n, 3) Å and the cell (3, 3) Å; the integer set and the mesh stay."""
+        if self._cell is None or not np.array_equal(cell, self._cell):
+            self._cell = cell.copy()
+            self._inverse = np.linalg.inv(cell)
+            self._k = self.numbers.vectors(cell)
+            k2 = (self._k**2).sum(0)
+            green = np.exp(-0.5 * self._sigma**2 * k2) / k2
+            # 4 NF/V G is the weight of the half sphere, see DirectSum; the mesh's sum runs over the full one
+            self._weight = 2 * self._norm_factor / abs(np.linalg.det(cell)) * green * self._sharpen
+            influence = np.zeros(math.prod(self._box))
+            influence[self._place] = self._weight
+            influence[self._mirror] = self._weight[self._flat]
+            self._influence = influence.reshape(self._box)
+        self._positions = positions
+        tile = np.empty(len(positions), np.int64)
+        kernels.find_tiles(positions, self._inverse, np.array(self.shape), self._order, self._tile_counts, tile)
+        self._members = np.argsort(tile, kind="stable")
+        ends = np.searchsorted(tile[self._members], np.arange(len(self._colours) + 1))
+        most = max(np.bincount(self._colours, minlength=4))
+        self._tiles = np.zeros((4, most, 2), np.int64)
+        for colour in range(4):
+            mine = np.flatnonzero(self._colours == colour)
+            self._tiles[colour, : len(mine), 0] = ends[mine]
+            self._tiles[colour, : len(mine), 1] = ends[mine + 1]
+
+    def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
+        """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
+        self._moments = charges, dipoles, quadrupoles
+        self._structure = self._spectrum(charges, dipoles, quadrupoles)
+        self._low: np.ndarray | None = None
+
+    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
+        """φ (n,) V and F (n, 3) V/Å of M."""
+        self._low = self._interpolate(self._structure, 10)
+        return self._low[:, 0], self._low[:, 1:4]
+
+    def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
+        """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        structure = total = self._structure
+        if response is not None:
+            induced = self._spectrum(response.charges, response.dipoles, np.empty((0, 3, 3)))
+            total = self._structure + induced
+            structure = total + induced
+        out = self._interpolate(total, 13)
+        if response is not None:
+            low = self._low if self._low is not None else self._interpolate(self._structure, 10)
+            # the force on M̃ in the field of M
+            xx, xy, xz, yy, yz, zz = low[:, 4:10].T
+            x, y, z = response.dipoles.T
+            out[:, 10:13] += response.charges[:, None] * low[:, 1:4]
+            out[:, 10] -= xx * x + xy * y + xz * z
+            out[:, 11] -= xy * x + yy * y + yz * z
+            out[:, 12] -= xz * x + yz * y + zz * z
+        a, b = self._structure.reshape(-1)[self._place], structure.reshape(-1)[self._place]
+        # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
+        energies = self._weight * (a.real * b.real + a.imag * b.imag) / math.prod(self.shape)
+        strain = half_sphere_strain(self._k, self._sigma, energies)
+        strain += moment_strain(self._moments, out, response)
+        return out, strain
+
+    def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
+        """Transform of the spread moments at the modes of the box, complex. After each axis only those are kept."""
+        kernels.spread(
+            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._tiles, self._members,
+            charges, dipoles, quadrupoles, self._mesh,
+        )  # fmt: skip
+        (nx, ny, nz), (a, b, c) = self.shape, self._modes
+        workers = numba.get_num_threads()
+        lines = fft.rfft(self._mesh[:, :, :nz], axis=2, workers=workers)
+        planes = fft.fft(lines[:, :, : c + 1], axis=1, workers=workers)
+        spectrum = np.empty(self._box, complex)
+        for y, kept in ((slice(0, b + 1), planes[:, : b + 1]), (slice(b + 1, None), planes[:, ny - b :])):
+            modes = fft.fft(kept, axis=0, workers=workers)
+            spectrum[: a + 1, y], spectrum[a + 1 :, y] = modes[: a + 1], modes[nx - a :]
+        return spectrum
+
+    def _interpolate(self, spectrum: np.ndarray, columns: int) -> np.ndarray:
+        """Potential of a spectrum and its derivatives at the atoms, (n, columns)."""
+        (nx, ny, nz), (a, b, _) = self.shape, self._modes
+        workers = numba.get_num_threads()
+        # the modes in between, which the sum does not have, are zero and stay so
+        np.multiply(self._influence[: a + 1], spectrum[: a + 1], out=self._columns[: a + 1])
+        np.multiply(self._influence[a + 1 :], spectrum[a + 1 :], out=self._columns[nx - a :])
+        modes = fft.ifft(self._columns, axis=0, workers=workers)
+        self._planes[:, : b + 1], self._planes[:, ny - b :] = modes[:, : b + 1], modes[:, b + 1 :]
+        lines = fft.ifft(self._planes, axis=1, workers=workers)
+        kernels.pad_lines(fft.irfft(lines, n=nz, axis=2, workers=workers, overwrite_x=True), self._mesh)
+        out = np.empty((len(self._positions), columns))
+        kernels.interpolate(
+            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._members, self._mesh,
+            *self._moments, out,
+        )  # fmt: skip
+        return out
+
+
+def estimated_error(
+    cell: np.ndarray, numbers: WaveNumbers, sigma: float, shape: tuple[int, int, int], rank: int, order: int = ORDER
+) -> float:
+    """Root mean square force error of the mesh over the root mean square force, for multipoles of one rank at random.
+
+    Of the aliases of each wave vector k, those one mesh period away along one axis, k', are counted: they carry
+    ρ = (n/(n ± N))^order of its amplitude, where it is spread and where it is interpolated. With A = e^(−σ²k²/2)/k² and
+    moments that see the potential times k^rank, the mean squares are Σ_k A² ρ² (k'² + k²) (k k')^(2 rank) and
+    Σ_k A² k² k^(4 rank). Measured errors lie within a factor 2 (tests/test_mesh.py).
+
+    cell (3, 3) Å, sigma Å; rank : 0 charges, 1 dipoles, 2 quadrupoles, the highest present.
+    """
+    n = numbers.n[:: max(1, len(numbers.n) // _SAMPLE)].astype(np.float64)
+    if not len(n):
+        return 0.0
+    reciprocal = 2 * np.pi * np.linalg.inv(cell).T
+    k = n @ reciprocal
+    k2 = (k * k).sum(1)
+    weight = (np.exp(-0.5 * sigma**2 * k2) / k2) ** 2
+    error = 0.0
+    for axis, points in enumerate(shape):
+        for shift in (points, -points):
+            alias = k + shift * reciprocal[axis]
+            alias2 = (alias * alias).sum(1)
+            amplitude = (n[:, axis] / (n[:, axis] + shift)) ** (2 * order)
+            error += float((weight * amplitude * (alias2 + k2) * (alias2 * k2) ** rank).sum())
+    return math.sqrt(error / float((weight * k2 * k2 ** (2 * rank)).sum()))
+
+
+def choose_shape(
+    cell: np.ndarray, numbers: WaveNumbers, sigma: float, tolerance: float, rank: int
+) -> tuple[int, int, int]:
+    """The coarsest mesh whose estimated force error, with a margin of two, is below the tolerance.
+
+    Raises InputError when no mesh that fits in memory reaches it.
+    """
+    oversampling = 1.05
+    while True:
+        smallest = [max(ORDER, math.ceil(2 * int(limit) * oversampling) + 1) for limit in numbers.limits]
+        shape = tuple(fft.next_fast_len(n, real=axis == 2) for axis, n in enumerate(smallest))
+        needed = 8 * _ARRAYS * math.prod(shape)
+        if needed > MEMORY_LIMIT:
+            raise InputError(
+                f"a mesh of {' x '.join(map(str, shape))} points for a force error of {tolerance:g} would need about "
+                f"{needed / 2**30:.3g} GiB, more than the limit of {MEMORY_LIMIT / 2**30:.3g} GiB: take a larger "
+                "electrostatics.tolerance, a smaller cell or a model with a larger dl"
+            )
+        if 2 * estimated_error(cell, numbers, sigma, shape, rank) <= tolerance:
+            return shape  # type: ignore[return-value]
+        oversampling *= 1.02
+
+
+def _tiles(points: int, order: int) -> int:
+    """Tiles of a mesh axis: at least order − 1 points wide, an even number of them, or one."""
+    return max(1, points // (order - 1) // 2 * 2)
