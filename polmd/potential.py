@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polmd.electrostatics.compute import ElectrostaticsResult, compute
-from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
+from polmd.electrostatics.fields import FieldSolver
+from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
 from polmd.model.file import Model, load_model
 from polmd.neighbors import VerletList, closest_pair
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
-METHODS = ("direct",)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MultipolePotential:
     precision : "double", or "mixed": the local network in float32, everything else in float64; forces agree with double to
         2e-5 of the largest
     skin : Å, the neighbour list holds pairs up to cutoff + skin and is rebuilt when atoms have moved by half of it
-    method : of the electrostatics, "direct"
+    method, tolerance : of the electrostatics in periodic boundaries, see :func:`polmd.electrostatics.compute`
 
     Raises
     ------
@@ -83,6 +83,7 @@ class MultipolePotential:
         *,
         skin: float = 1.0,
         method: str = "direct",
+        tolerance: float = 1e-5,
     ) -> None:
         for name, value, known in (
             ("device", device, DEVICES),
@@ -94,13 +95,13 @@ class MultipolePotential:
         from polmd.model.network import LocalNetwork
 
         self.model = model if isinstance(model, Model) else load_model(model)
-        self.device, self.precision, self.method = device, precision, method
+        self.device, self.precision, self.method, self.tolerance = device, precision, method, tolerance
         self.neighbors = VerletList(self.model.cutoff, skin)
         self._network = LocalNetwork(self.model, precision)
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[np.ndarray, np.ndarray, float] | None = None
-        self._wave_set: tuple[np.ndarray, WaveNumbers] | None = None
+        self._solver: tuple[np.ndarray, int, FieldSolver] | None = None
 
     def compute(self, system: System, *, stress: bool = False) -> Result:
         """Energy, forces and multipoles; the stress on request, for periodic systems.
@@ -168,7 +169,7 @@ class MultipolePotential:
         def given(name: str) -> np.ndarray | None:
             return getattr(predictions, name) if name in predicts else None
 
-        cell, wave_set = None, None
+        cell, solver = None, None
         if system.periodic:
             cell = system.cell
             missing = [axis for axis, vector in zip("abc", cell, strict=True) if not vector.any()]
@@ -177,9 +178,7 @@ class MultipolePotential:
                     f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
                     "three dimensions and needs a full cell (a slab needs one with vacuum)"
                 )
-            if self._wave_set is None or not np.array_equal(self._wave_set[0], cell):
-                self._wave_set = cell.copy(), wave_numbers(cell, settings.dl_A)
-            wave_set = self._wave_set[1]
+            solver = self._periodic_solver(cell, len(system))
         return compute(
             system.positions,
             cell,
@@ -192,8 +191,19 @@ class MultipolePotential:
             dl=settings.dl_A,
             norm_factor=settings.norm_factor,
             remove_self_interaction=settings.remove_self_interaction,
-            wave_set=wave_set,
+            solver=solver,
         )
+
+    def _periodic_solver(self, cell: np.ndarray, n_atoms: int) -> FieldSolver:
+        if self._solver is None or self._solver[1] != n_atoms or not np.array_equal(self._solver[0], cell):
+            settings, predicts = self.model.header.electrostatics, self.model.header.predicts
+            rank = 2 if "quadrupoles" in predicts else 1 if {"dipoles", "polarizabilities"} & set(predicts) else 0
+            solver = periodic_solver(
+                cell, n_atoms, sigma=settings.sigma_A, dl=settings.dl_A, norm_factor=settings.norm_factor,
+                method=self.method, tolerance=self.tolerance, rank=rank,
+            )  # fmt: skip
+            self._solver = cell.copy(), n_atoms, solver
+        return self._solver[2]
 
     def _atom_types(self, system: System) -> tuple[np.ndarray, float]:
         if self._types is None or not np.array_equal(self._types[0], system.numbers):

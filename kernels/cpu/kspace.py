@@ -1,217 +1,179 @@
 """Direct reciprocal sum of Gaussian multipoles on the CPU.
 
-Wave vectors are the half sphere, cut into rows of constant (n0, n1) and consecutive n2, so that a phase costs one
-complex product with a table of e^(2πi n s). Each atom's phases are made once per pass in a private buffer; all loops
-over wave vectors are contiguous. Structure factors are summed over a fixed number of blocks of atoms and then over
-blocks: the result does not depend on the number of threads.
+Everything is in lattice coordinates, k = 2π n·cell⁻ᵀ: dipoles and quadrupoles are given along the n, so that a form
+factor is a polynomial in integers. Wave vectors are the half sphere, cut into rows of constant (n0, n1) and consecutive
+n2. Atoms are worked on in vectors, one atom a lane (kernels/cpu/simd.py): along a row each atom's phase advances by one
+complex product, its form factor is a polynomial of second order in n2, and fields are gathered as sums over the row of
+1, n2, n2² times a phase; what depends on n0 and n1 comes in once per row. Structure factors are summed lane by lane over
+a fixed number of groups of atoms and then over groups and lanes: results do not depend on the number of threads.
 """
 
 import math
 
 import numba
 import numpy as np
-from polmd.kernels.compile import REASSOCIATE, kernel
-from polmd.kernels.cpu.scalars import dipole_factor, form_factor
+from polmd.kernels.compile import kernel
+from polmd.kernels.cpu.scalars import row_factors, sincos
+from polmd.kernels.cpu.simd import item, lanes, load, load_many, store, zeros
 
-#: Blocks of atoms of a structure factor sum.
-BLOCKS = 16
+#: Most groups of atoms of a structure factor sum.
+GROUPS = 16
+#: Rows of a block of atoms: fractional coordinates in [0, 1), charge, dipole, quadrupole (six) in lattice coordinates.
+ROWS = 13
 
-_helper = numba.njit(error_model="numpy", nogil=True, fastmath=set(REASSOCIATE))
+_helper = numba.njit(error_model="numpy", nogil=True, fastmath={"contract"})
+_inline = numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"contract"})
 
 
-@_helper
-def _axis_table(s, table):
-    """e^(2πi n s) for n = −N … N: ``table`` (2, 2N+1)."""
-    n_max = table.shape[1] // 2
-    s = s - math.floor(s)
-    theta = 2.0 * math.pi * s
-    c1, s1 = math.cos(theta), math.sin(theta)
-    c, si = 1.0, 0.0
-    table[0, n_max], table[1, n_max] = c, si
-    for n in range(1, n_max + 1):
-        c, si = c * c1 - si * s1, c * s1 + si * c1
-        table[0, n_max + n], table[1, n_max + n] = c, si
-        table[0, n_max - n], table[1, n_max - n] = c, -si
+@_inline
+def _times(a, b):
+    """Complex product of (re, im)."""
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
 @_helper
-def _phases(fraction, rows, t0, t1, t2, cosines, sines):
-    """cos and sin of k·r for every wave vector; ``fraction`` (3,) fractional coordinates."""
-    _axis_table(fraction[0], t0)
-    _axis_table(fraction[1], t1)
-    _axis_table(fraction[2], t2)
-    o0, o1, o2 = t0.shape[1] // 2, t1.shape[1] // 2, t2.shape[1] // 2
-    c2, s2 = t2[0], t2[1]
+def _powers(fraction, limit, table):
+    """e^(2πi n s) for n = 0 … limit into ``table``; returns the one for n = 1."""
+    step = lanes(table)
+    s1, c1 = sincos(fraction * (2.0 * math.pi))
+    one = (c1, s1)
+    value = (zeros(table) + 1.0, zeros(table))
+    for n in range(limit + 1):
+        store(table, 2 * n * step, value[0])
+        store(table, (2 * n + 1) * step, value[1])
+        value = _times(value, one)
+    return one
+
+
+@_inline
+def _power(table, n):
+    """e^(2πi n s) for n of either sign."""
+    step = lanes(table)
+    at, sign = (n, 1.0) if n >= 0 else (-n, -1.0)
+    return load(table, 2 * at * step), load(table, (2 * at + 1) * step) * sign
+
+
+@_helper
+def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums):
+    """Add a block's S(k), lane by lane, to ``sums`` (nk·2·lanes,)."""
+    step = lanes(atoms)
+    f = load_many(atoms, at, step, 3)
+    _powers(f[0], limits[0], t0)
+    _powers(f[1], limits[1], t1)
+    turn = _powers(f[2], limits[2], t2)
+    q, u, m = load(atoms, at + 3 * step), load_many(atoms, at + 4 * step, step, 3), load_many(atoms, at + 7 * step, step, 6)
     for row in range(len(rows)):
-        n0, n1, low, start, count = rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4]
-        a, b = t0[0, o0 + n0], t0[1, o0 + n0]
-        c, d = t1[0, o1 + n1], t1[1, o1 + n1]
-        x, y = a * c - b * d, a * d + b * c
-        shift = o2 + low
+        n0, n1, n2, start, count = rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4]
+        phase = _times(_times(_power(t0, n0), _power(t1, n1)), _power(t2, n2))
+        a0, a1, a2, b0, b1 = row_factors(q, u, m, float(n0), float(n1))
         for k in range(count):
-            cosines[start + k] = x * c2[shift + k] - y * s2[shift + k]
-            sines[start + k] = x * s2[shift + k] + y * c2[shift + k]
-
-
-@_helper
-def _six(q):
-    """Symmetric part of a 3×3 matrix."""
-    return (
-        q[0, 0], 0.5 * (q[0, 1] + q[1, 0]), 0.5 * (q[0, 2] + q[2, 0]),
-        q[1, 1], 0.5 * (q[1, 2] + q[2, 1]), q[2, 2],
-    )  # fmt: skip
-
-
-@_helper
-def _add_multipole(q, u, m, k, cosines, sines, real, imaginary):
-    for n in range(len(cosines)):
-        a, b = form_factor(q, u, m, k[0, n], k[1, n], k[2, n])
-        real[n] += a * cosines[n] - b * sines[n]
-        imaginary[n] += a * sines[n] + b * cosines[n]
-
-
-@_helper
-def _add_dipole(q, u, k, cosines, sines, real, imaginary):
-    for n in range(len(cosines)):
-        b = dipole_factor(u, k[0, n], k[1, n], k[2, n])
-        real[n] += q * cosines[n] - b * sines[n]
-        imaginary[n] += q * sines[n] + b * cosines[n]
+            n = float(n2 + k)
+            even, odd = a0 + n * (a1 + n * a2), b0 + n * b1
+            where = 2 * (start + k) * step
+            store(sums, where, load(sums, where) + (even * phase[0] - odd * phase[1]))
+            store(sums, where + step, load(sums, where + step) + (even * phase[1] + odd * phase[0]))
+            phase = _times(phase, turn)
 
 
 @kernel(parallel=True)
-def structure_factor(fractions, rows, limits, k, charges, dipoles, quadrupoles, real, imaginary):
+def structure_factor(atoms, rows, limits, structure):
     """S(k) = Σ_j [q_j + i k·u_j − ½ k·Q_j·k] e^(ik·r_j) on the half sphere.
 
-    name             shape      dtype    unit  in/out
-    fractions        (n, 3)     float64        in, r·cell⁻¹
-    rows             (r, 5)     int64          in, n0, n1, first n2, first index, count
-    limits           (3,)       int64          in, largest |n| of each axis
-    k                (3, nk)    float64  1/Å   in
-    charges          (n,)       float64  e     in
-    dipoles          (n, 3)     float64  e Å   in
-    quadrupoles      (n, 3, 3)  float64  e Å²  in; of length 0 when there are none
-    real, imaginary  (nk,)      float64  e     out
+    name       shape                  dtype    unit   in/out
+    atoms      (blocks·ROWS·lanes,)   float64  e, …   in, blocks of atoms; lanes without an atom hold zeros
+    rows       (r, 5)                 int64           in, n0, n1, first n2, first index, count
+    limits     (3,)                   int64           in, largest |n| of each axis
+    structure  (2, nk)                float64  e      out, real and imaginary part
     """
-    n, nk = len(charges), k.shape[1]
-    partial = np.zeros((BLOCKS, 2, nk))
-    for block in numba.prange(BLOCKS):
-        t0, t1, t2 = (
-            np.empty((2, 2 * limits[0] + 1)),
-            np.empty((2, 2 * limits[1] + 1)),
-            np.empty((2, 2 * limits[2] + 1)),
-        )
-        cosines, sines = np.empty(nk), np.empty(nk)
-        for i in range(block * n // BLOCKS, (block + 1) * n // BLOCKS):
-            _phases(fractions[i], rows, t0, t1, t2, cosines, sines)
-            u = (dipoles[i, 0], dipoles[i, 1], dipoles[i, 2])
-            if len(quadrupoles) > 0:
-                m = _six(quadrupoles[i])
-                _add_multipole(charges[i], u, m, k, cosines, sines, partial[block, 0], partial[block, 1])
-            else:
-                _add_dipole(charges[i], u, k, cosines, sines, partial[block, 0], partial[block, 1])
-    for c in numba.prange((nk + 255) // 256):
-        for j in range(c * 256, min(nk, (c + 1) * 256)):
-            x, y = 0.0, 0.0
-            for block in range(BLOCKS):
-                x += partial[block, 0, j]
-                y += partial[block, 1, j]
-            real[j], imaginary[j] = x, y
+    step, nk = lanes(atoms), structure.shape[1]
+    blocks = len(atoms) // (ROWS * step)
+    groups = max(1, min(GROUPS, blocks // 4))
+    partial = np.zeros((groups, 2 * nk * step))
+    for group in numba.prange(groups):
+        t0, t1 = np.empty(2 * (limits[0] + 1) * step), np.empty(2 * (limits[1] + 1) * step)
+        t2 = np.empty(2 * (limits[2] + 1) * step)
+        for block in range(group * blocks // groups, (group + 1) * blocks // groups):
+            _add_to_structure(atoms, block * ROWS * step, rows, t0, t1, t2, limits, partial[group])
+    for chunk in numba.prange((nk + 255) // 256):
+        for k in range(chunk * 256, min(nk, (chunk + 1) * 256)):
+            for part in range(2):
+                value = 0.0
+                for lane in range(step):
+                    for group in range(groups):
+                        value += partial[group, (2 * k + part) * step + lane]
+                structure[part, k] = value
 
 
 @_helper
-def _field(k, real, imaginary, cosines, sines):
-    p, x, y, z = 0.0, 0.0, 0.0, 0.0
-    for n in range(len(cosines)):
-        p += real[n] * cosines[n] + imaginary[n] * sines[n]
-        b = real[n] * sines[n] - imaginary[n] * cosines[n]
-        x += k[0, n] * b
-        y += k[1, n] * b
-        z += k[2, n] * b
-    return p, x, y, z
+def _gather(atoms, at, rows, t0, t1, t2, limits, real, imaginary, columns, out, to):
+    """φ, F and ∇∇φ and with 13 columns the force of one block, in lattice coordinates, into ``out``."""
+    step = lanes(atoms)
+    f = load_many(atoms, at, step, 3)
+    _powers(f[0], limits[0], t0)
+    _powers(f[1], limits[1], t1)
+    turn = _powers(f[2], limits[2], t2)
+    q, u, m = load(atoms, at + 3 * step), load_many(atoms, at + 4 * step, step, 3), load_many(atoms, at + 7 * step, step, 6)
+    o = zeros(atoms)
+    p, x, y, z = o, o, o, o
+    xx, xy, xz, yy, yz, zz = o, o, o, o, o, o
+    fx, fy, fz = o, o, o
+    for row in range(len(rows)):
+        n0, n1, n2, start, count = rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4]
+        phase = _times(_times(_power(t0, n0), _power(t1, n1)), _power(t2, n2))
+        s0, s1, s2, g0, g1, h0, h1 = o, o, o, o, o, o, o
+        if columns == 13:
+            a0, a1, a2, b0, b1 = row_factors(q, u, m, float(n0), float(n1))
+            for k in range(count):
+                n = float(n2 + k)
+                v, w = item(real, start + k), item(imaginary, start + k)
+                a, b = phase[0] * v + phase[1] * w, phase[1] * v - phase[0] * w
+                h = (a0 + n * (a1 + n * a2)) * b + (b0 + n * b1) * a
+                an = a * n
+                s0, s1, s2 = s0 + a, s1 + an, s2 + an * n
+                g0, g1 = g0 + b, g1 + b * n
+                h0, h1 = h0 + h, h1 + h * n
+                phase = _times(phase, turn)
+        else:
+            for k in range(count):
+                n = float(n2 + k)
+                v, w = item(real, start + k), item(imaginary, start + k)
+                a, b = phase[0] * v + phase[1] * w, phase[1] * v - phase[0] * w
+                an = a * n
+                s0, s1, s2 = s0 + a, s1 + an, s2 + an * n
+                g0, g1 = g0 + b, g1 + b * n
+                phase = _times(phase, turn)
+        i, j = float(n0), float(n1)
+        p, x, y, z = p + s0, x + g0 * i, y + g0 * j, z + g1
+        xx, xy, xz = xx - s0 * (i * i), xy - s0 * (i * j), xz - s1 * i
+        yy, yz, zz = yy - s0 * (j * j), yz - s1 * j, zz - s2
+        fx, fy, fz = fx + h0 * i, fy + h0 * j, fz + h1
+    k = 0
+    for value in (p, x, y, z, xx, xy, xz, yy, yz, zz):
+        store(out, to + k * step, value)
+        k += 1
+    if columns == 13:
+        for value in (fx, fy, fz):
+            store(out, to + k * step, value)
+            k += 1
 
 
 @kernel(parallel=True)
-def potential_and_field(fractions, rows, limits, k, real, imaginary, potentials, fields):
-    """φ_i = Σ_k Re[s e^(−ik·r_i)] and F_i = Σ_k k Im[s* e^(ik·r_i)] for s = w(k) S(k) given as real and imaginary part.
+def fields(atoms, rows, limits, structure, columns, out):
+    """What atoms feel of a source s(k) = w(k) S(k): φ = Σ_k Re[s e^(−ik·r)], F = −∇φ, ∇∇φ and the force on their moments.
 
-    fractions, rows, limits, k as in structure_factor; real, imaginary (nk,) float64 V in; potentials (n,) V out;
-    fields (n, 3) V/Å out.
+    name                 shape                     dtype    unit  in/out
+    atoms, rows, limits                                           in, as in structure_factor
+    structure            (2, nk)                   float64  V     in, real and imaginary part of s on the half sphere
+    columns              scalar                    int64          in, 10, or 13 with the force
+    out                  (blocks·columns·lanes,)   float64        out, by block: φ (V), F (three), ∇∇φ (six), force on
+                                                                  (q, u, Q) (three, eV) in lattice coordinates, without 2π
     """
-    n, nk = len(fractions), k.shape[1]
-    for block in numba.prange(BLOCKS):
-        t0, t1, t2 = (
-            np.empty((2, 2 * limits[0] + 1)),
-            np.empty((2, 2 * limits[1] + 1)),
-            np.empty((2, 2 * limits[2] + 1)),
-        )
-        cosines, sines = np.empty(nk), np.empty(nk)
-        for i in range(block * n // BLOCKS, (block + 1) * n // BLOCKS):
-            _phases(fractions[i], rows, t0, t1, t2, cosines, sines)
-            potentials[i], fields[i, 0], fields[i, 1], fields[i, 2] = _field(k, real, imaginary, cosines, sines)
-
-
-@_helper
-def _interaction(q, u, m, dq, du, k, total, permanent, cosines, sines, out):
-    """Potential, field and second derivatives of ``total`` and the force on (q, u, m) in it and (dq, du) in
-    ``permanent``; ``total``, ``permanent`` (2, nk) are w(k) S(k)."""
-    p, x, y, z = 0.0, 0.0, 0.0, 0.0
-    xx, xy, xz, yy, yz, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    fx, fy, fz = 0.0, 0.0, 0.0
-    for n in range(len(cosines)):
-        kx, ky, kz, c, s = k[0, n], k[1, n], k[2, n], cosines[n], sines[n]
-        a = total[0, n] * c + total[1, n] * s
-        b = total[0, n] * s - total[1, n] * c
-        p += a
-        x += kx * b
-        y += ky * b
-        z += kz * b
-        ax, ay = a * kx, a * ky
-        xx -= ax * kx
-        xy -= ax * ky
-        xz -= ax * kz
-        yy -= ay * ky
-        yz -= ay * kz
-        zz -= a * kz * kz
-        real, imaginary = form_factor(q, u, m, kx, ky, kz)
-        f = real * b + imaginary * a
-        a = permanent[0, n] * c + permanent[1, n] * s
-        b = permanent[0, n] * s - permanent[1, n] * c
-        f += dq * b + dipole_factor(du, kx, ky, kz) * a
-        fx += kx * f
-        fy += ky * f
-        fz += kz * f
-    out[0], out[1], out[2], out[3] = p, x, y, z
-    out[4], out[5], out[6], out[7], out[8], out[9] = xx, xy, xz, yy, yz, zz
-    out[10], out[11], out[12] = fx, fy, fz
-
-
-@kernel(parallel=True)
-def interactions(fractions, rows, limits, k, charges, dipoles, quadrupoles, response_charges, response_dipoles,
-                 total, permanent, out):  # fmt: skip
-    """Everything atom i needs of the fields of M + M̃ (``total``) and of M (``permanent``).
-
-    name                               shape      dtype    unit    in/out
-    fractions, rows, limits, k                                     in, as in structure_factor
-    charges, dipoles, quadrupoles                                  in, M
-    response_charges, response_dipoles (n,), (n, 3)        e, e Å  in, M̃
-    total, permanent                   (2, nk)    float64  V       in, w(k) S(k) of M + M̃ and of M
-    out                                (n, 13)    float64          out, φ (V), F (V/Å), ∇∇φ (V/Å², six) of total; force
-                                                                   (eV/Å) on M in total plus on M̃ in permanent
-    """
-    n, nk = len(charges), k.shape[1]
-    for block in numba.prange(BLOCKS):
-        t0, t1, t2 = (
-            np.empty((2, 2 * limits[0] + 1)),
-            np.empty((2, 2 * limits[1] + 1)),
-            np.empty((2, 2 * limits[2] + 1)),
-        )
-        cosines, sines = np.empty(nk), np.empty(nk)
-        for i in range(block * n // BLOCKS, (block + 1) * n // BLOCKS):
-            _phases(fractions[i], rows, t0, t1, t2, cosines, sines)
-            u = (dipoles[i, 0], dipoles[i, 1], dipoles[i, 2])
-            du = (response_dipoles[i, 0], response_dipoles[i, 1], response_dipoles[i, 2])
-            _interaction(charges[i], u, _six(quadrupoles[i]), response_charges[i], du, k, total, permanent, cosines,
-                         sines, out[i])  # fmt: skip
+    step = lanes(atoms)
+    for block in numba.prange(len(atoms) // (ROWS * step)):
+        t0, t1 = np.empty(2 * (limits[0] + 1) * step), np.empty(2 * (limits[1] + 1) * step)
+        t2 = np.empty(2 * (limits[2] + 1) * step)
+        _gather(atoms, block * ROWS * step, rows, t0, t1, t2, limits, structure[0], structure[1], columns, out,
+                block * columns * step)  # fmt: skip
 
 
 @kernel()

@@ -14,7 +14,6 @@ import math
 import numba
 import numpy as np
 from polmd.kernels.compile import REASSOCIATE, kernel
-from polmd.kernels.cpu.kspace import _six
 from polmd.kernels.cpu.runs import LANES, combine
 
 #: Atoms that share one scratch array in the interpolation.
@@ -26,6 +25,15 @@ _FIRST = _LINES + 4 * LANES  # sums over the second axis, by derivative; behind 
 _SCRATCH = _FIRST + 10 * LANES
 
 _helper = numba.njit(error_model="numpy", nogil=True, fastmath=set(REASSOCIATE))
+
+
+@_helper
+def _six(q):
+    """Symmetric part of a 3×3 matrix."""
+    return (
+        q[0, 0], 0.5 * (q[0, 1] + q[1, 0]), 0.5 * (q[0, 2] + q[2, 0]),
+        q[1, 1], 0.5 * (q[1, 2] + q[2, 1]), q[2, 2],
+    )  # fmt: skip
 
 
 @_helper

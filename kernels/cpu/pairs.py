@@ -1,74 +1,126 @@
-"""Open boundaries on the CPU: all pairs of Gaussian multipoles. Each atom gathers from all others, no reduction over
-threads."""
+"""Pairs of multipoles on the CPU: open boundaries (all pairs) and the short-ranged part of an Ewald sum (a list of pairs).
+
+Each atom gathers from its sources, no reduction over threads. Sources are worked on in vectors, one a lane
+(kernels/cpu/simd.py), with the pair functions of kernels/scalar as they are; lanes are summed at the end, in order.
+"""
 
 import numba
+import numpy as np
 from polmd.kernels.compile import kernel
-from polmd.kernels.cpu.kspace import _six
-from polmd.kernels.cpu.scalars import add3, add6, force_on, potential_derivatives, smeared_coulomb
+from polmd.kernels.cpu.scalars import (
+    add3,
+    add6,
+    force_on,
+    point_coulomb,
+    potential_derivatives,
+    smeared_coulomb,
+)
+from polmd.kernels.cpu.simd import lanes, load, load_many, total, zeros
+
+#: Rows of the sources: position, charge, dipole, quadrupole (six).
+ROWS = 13
+#: How far away sources without an atom are put, in Å, so that nothing divides by zero; their moments are zero.
+NOWHERE = 1e3
+#: Atoms that share one set of scratch arrays.
+CHUNK = 8
+
+_helper = numba.njit(error_model="numpy", nogil=True, fastmath={"contract"})
+
+
+@_helper
+def _gather(target, sources, width, count, sigma, point, smeared, out):
+    """What one atom feels of ``count`` sources, lanes rounded up, into ``out`` (22,).
+
+    target : (ROWS,), sources : (ROWS·width,), row by row
+    """
+    step = lanes(sources)
+    o = zeros(sources)
+    p, g, h, f, v = o, (o, o, o), (o, o, o, o, o, o), (o, o, o), (o, o, o, o, o, o, o, o, o)
+    x, y, z, q = target[0], target[1], target[2], target[3]
+    u = (target[4], target[5], target[6])
+    m = (target[7], target[8], target[9], target[10], target[11], target[12])
+    for k in range(0, count, step):
+        s = load_many(sources, k, width, 3)
+        r = (x - s[0], y - s[1], z - s[2])
+        r2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
+        b = (o, o, o, o, o, o)
+        if smeared != 0.0:
+            c = smeared_coulomb(r2, sigma)
+            b = (c[0] * smeared, c[1] * smeared, c[2] * smeared, c[3] * smeared, c[4] * smeared, c[5] * smeared)
+        if point != 0.0:
+            c = point_coulomb(r2)
+            b = (
+                b[0] + c[0] * point, b[1] + c[1] * point, b[2] + c[2] * point,
+                b[3] + c[3] * point, b[4] + c[4] * point, b[5] + c[5] * point,
+            )  # fmt: skip
+        charge = load(sources, 3 * width + k)
+        dipole, quadrupole = load_many(sources, 4 * width + k, width, 3), load_many(sources, 7 * width + k, width, 6)
+        value, gradient, hessian, third = potential_derivatives(charge, dipole, quadrupole, r, b)
+        d = force_on(q, u, m, gradient, hessian, third)
+        v = (
+            v[0] + r[0] * d[0], v[1] + r[0] * d[1], v[2] + r[0] * d[2],
+            v[3] + r[1] * d[0], v[4] + r[1] * d[1], v[5] + r[1] * d[2],
+            v[6] + r[2] * d[0], v[7] + r[2] * d[1], v[8] + r[2] * d[2],
+        )  # fmt: skip
+        p, g, h, f = p + value, add3(g, gradient), add6(h, hessian), add3(f, d)
+    out[0] = total(p)
+    out[1], out[2], out[3] = -total(g[0]), -total(g[1]), -total(g[2])
+    out[4], out[5], out[6], out[7] = total(h[0]), total(h[1]), total(h[2]), total(h[3])
+    out[8], out[9] = total(h[4]), total(h[5])
+    out[10], out[11], out[12] = total(f[0]), total(f[1]), total(f[2])
+    out[13], out[14], out[15], out[16], out[17] = total(v[0]), total(v[1]), total(v[2]), total(v[3]), total(v[4])
+    out[18], out[19], out[20], out[21] = total(v[5]), total(v[6]), total(v[7]), total(v[8])
 
 
 @kernel(parallel=True)
-def potential_and_field(positions, sigma, charges, dipoles, quadrupoles, potentials, fields):
-    """φ_i = Σ_{j≠i} [q_j − u_j·∇ + ½ Q_j:∇∇] f(r_i − r_j) and F_i = −∇φ_i, f(r) = erf(r/(σ√2))/r, without prefactor.
+def all_pairs(targets, sources, sigma, point, smeared, out):
+    """Potential, field, second derivatives and force of all sources on all targets, without prefactor.
 
-    name         shape      dtype    unit  in/out
-    positions    (n, 3)     float64  Å     in
-    sigma        scalar     float64  Å     in
-    charges      (n,)       float64  e     in
-    dipoles      (n, 3)     float64  e Å   in
-    quadrupoles  (n, 3, 3)  float64  e Å²  in
-    potentials   (n,)       float64  e/Å   out
-    fields       (n, 3)     float64  e/Å²  out
+    The kernel of two charges is f(r) = point/r + smeared·erf(r/(σ√2))/r. At r = 0 the part of point charges is left out
+    and that of smeared ones counted: callers subtract what an atom feels of itself.
+
+    name            shape          dtype    unit        in/out
+    targets         (n, ROWS)      float64  Å, e, …     in, position, charge, dipole, quadrupole (six)
+    sources         (ROWS·width,)  float64  Å, e, …     in, the same of the sources, row by row; width a multiple of the
+                                                        lanes, places left over NOWHERE away, without moments
+    sigma           scalar         float64  Å           in
+    point, smeared  scalar         float64              in
+    out             (n, 22)        float64  e/Å, …      out, φ, F = −∇φ, ∇∇φ (six), force f = −∇ [q + u·∇ + ½ Q:∇∇] φ on
+                                                        the target, Σ over sources of r ⊗ f (nine), r from the source
     """
-    n = len(charges)
+    n, width = len(targets), len(sources) // ROWS
     for i in numba.prange(n):
-        p, g = 0.0, (0.0, 0.0, 0.0)
-        for j in range(n):
-            if j != i:
-                r = (
-                    positions[i, 0] - positions[j, 0],
-                    positions[i, 1] - positions[j, 1],
-                    positions[i, 2] - positions[j, 2],
-                )
-                b = smeared_coulomb(r[0] * r[0] + r[1] * r[1] + r[2] * r[2], sigma)
-                u = (dipoles[j, 0], dipoles[j, 1], dipoles[j, 2])
-                value, gradient, _, _ = potential_derivatives(charges[j], u, _six(quadrupoles[j]), r, b)
-                p += value
-                g = add3(g, gradient)
-        potentials[i] = p
-        fields[i, 0], fields[i, 1], fields[i, 2] = -g[0], -g[1], -g[2]
+        _gather(targets[i], sources, width, width, sigma, point, smeared, out[i])
 
 
 @kernel(parallel=True)
-def interactions(positions, sigma, charges, dipoles, quadrupoles, response_charges, response_dipoles, out):
-    """Everything atom i needs of the fields of M + M̃ and of M, without prefactor; arguments as above, M̃ (n,), (n, 3).
+def listed_pairs(targets, sources, cell, first, neighbors, shifts, sigma, point, smeared, out):
+    """The same for the pairs of a list: atom i feels sources at r_j + shifts·cell.
 
-    ``out`` (n, 13) float64 out: φ, F (3), ∇∇φ (six) of M + M̃; force on M in the field of M + M̃ plus on M̃ in that of M.
+    name       shape    dtype    unit     in/out
+    sources    (n, ROWS) float64 Å, e, …  in
+    cell       (3, 3)   float64  Å        in
+    first      (n+1,)   int64             in, pairs of atom i are first[i]:first[i+1]
+    neighbors  (m,)     int32             in, index of the source
+    shifts     (m, 3)   int32             in
     """
-    n = len(charges)
-    none = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    for i in numba.prange(n):
-        p, g, h, f = 0.0, (0.0, 0.0, 0.0), none, (0.0, 0.0, 0.0)
-        ui = (dipoles[i, 0], dipoles[i, 1], dipoles[i, 2])
-        mi = _six(quadrupoles[i])
-        dui = (response_dipoles[i, 0], response_dipoles[i, 1], response_dipoles[i, 2])
-        for j in range(n):
-            if j != i:
-                r = (
-                    positions[i, 0] - positions[j, 0],
-                    positions[i, 1] - positions[j, 1],
-                    positions[i, 2] - positions[j, 2],
-                )
-                b = smeared_coulomb(r[0] * r[0] + r[1] * r[1] + r[2] * r[2], sigma)
-                q, u, m = charges[j], (dipoles[j, 0], dipoles[j, 1], dipoles[j, 2]), _six(quadrupoles[j])
-                du = (response_dipoles[j, 0], response_dipoles[j, 1], response_dipoles[j, 2])
-                _, gradient, hessian, third = potential_derivatives(q, u, m, r, b)
-                f = add3(f, force_on(response_charges[i], dui, none, gradient, hessian, third))
-                value, gradient, hessian, third = potential_derivatives(q + response_charges[j], add3(u, du), m, r, b)
-                f = add3(f, force_on(charges[i], ui, mi, gradient, hessian, third))
-                p += value
-                g = add3(g, gradient)
-                h = add6(h, hessian)
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = p, -g[0], -g[1], -g[2]
-        out[i, 4], out[i, 5], out[i, 6], out[i, 7], out[i, 8], out[i, 9] = h
-        out[i, 10], out[i, 11], out[i, 12] = f
+    n, most = len(targets), 1
+    for i in range(n):
+        most = max(most, first[i + 1] - first[i])
+    step = lanes(targets)
+    width = (most + step - 1) // step * step
+    for chunk in numba.prange((n + CHUNK - 1) // CHUNK):
+        near = np.zeros(ROWS * width)
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            count = first[i + 1] - first[i]
+            for k in range(count):
+                j = neighbors[first[i] + k]
+                a, b, c = float(shifts[first[i] + k, 0]), float(shifts[first[i] + k, 1]), float(shifts[first[i] + k, 2])
+                for row in range(ROWS):
+                    near[row * width + k] = sources[j, row]
+                for axis in range(3):
+                    near[axis * width + k] += a * cell[0, axis] + b * cell[1, axis] + c * cell[2, axis]
+            for k in range(count, (count + step - 1) // step * step):
+                for row in range(ROWS):
+                    near[row * width + k] = targets[i, row] + NOWHERE if row < 3 else 0.0
+            _gather(targets[i], near, width, count, sigma, point, smeared, out[i])

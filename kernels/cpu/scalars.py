@@ -6,7 +6,8 @@ from polmd.kernels.scalar import elementary, multipole, primitives, radial, smea
 
 _CONTRACT = frozenset({"contract"})  # fused multiply-add only: range reductions forbid reassociation
 
-_elementary = compile_scalars(elementary, _CONTRACT, {name: getattr(simd, name) for name in primitives.__all__})
+_primitives = {name: getattr(simd, name) for name in primitives.__all__}
+_elementary = compile_scalars(elementary, _CONTRACT, _primitives)
 sigmoid = _elementary["sigmoid"]
 silu = _elementary["silu"]
 sincos = _elementary["sincos"]
@@ -45,11 +46,11 @@ gradient_vector_matrix = _tensor["gradient_vector_matrix"]
 gradient_tensor_square = _tensor["gradient_tensor_square"]
 
 _multipole = compile_scalars(multipole, _CONTRACT, _tensor)
-form_factor = _multipole["form_factor"]
-dipole_factor = _multipole["dipole_factor"]
+row_factors = _multipole["row_factors"]
 potential_derivatives = _multipole["potential_derivatives"]
 force_on = _multipole["force_on"]
 
-_smearing = compile_scalars(smearing, _CONTRACT)
+_smearing = compile_scalars(smearing, _CONTRACT, {**_elementary, **_primitives})
 boys = _smearing["boys"]
 smeared_coulomb = _smearing["smeared_coulomb"]
+point_coulomb = _smearing["point_coulomb"]

@@ -7,15 +7,16 @@ Moments are primitive: charge q, dipole u, quadrupole Q = Σ q x x (symmetric pa
 from polmd.kernels.scalar.tensor import dot, matrix_vector, outer_self, tensor_matrix
 
 
-def form_factor(q, u, m, kx, ky, kz):
-    """(A, B) of q + i k·u − ½ k·Q·k = A + i B."""
-    kqk = kx * (m[0] * kx + 2.0 * (m[1] * ky + m[2] * kz)) + ky * (m[3] * ky + 2.0 * m[4] * kz) + m[5] * kz * kz
-    return q - 0.5 * kqk, u[0] * kx + u[1] * ky + u[2] * kz
-
-
-def dipole_factor(u, kx, ky, kz):
-    """k·u."""
-    return u[0] * kx + u[1] * ky + u[2] * kz
+def row_factors(q, u, m, i, j):
+    """(a0, a1, a2, b0, b1): the form factor q + i n·u − ½ n·Q·n of n = (i, j, n2) is
+    a0 + a1 n2 + a2 n2² + i (b0 + b1 n2); u and Q in lattice coordinates, u·2π cell⁻¹ and its like."""
+    return (
+        q - 0.5 * (i * (m[0] * i + 2.0 * j * m[1]) + m[3] * (j * j)),
+        -(m[2] * i + m[4] * j),
+        -0.5 * m[5],
+        u[0] * i + u[1] * j,
+        u[2],
+    )
 
 
 def potential_derivatives(q, u, m, r, b):

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.ewald import DirectSum, WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver, Sources, symmetric_matrices
 from polmd.electrostatics.open import OpenPairs
 from polmd.electrostatics.response import respond
+from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError
+
+SMEARINGS = ("gaussian", "point")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,12 @@ def compute(
     remove_self_interaction: bool = True,
     field: np.ndarray | None = None,
     method: str = "direct",
-    wave_set: WaveNumbers | None = None,
+    smearing: str = "gaussian",
+    tolerance: float = 1e-5,
+    splitting: float | None = None,
+    solver: FieldSolver | None = None,
 ) -> ElectrostaticsResult:
-    """Long-range energy of Gaussian-smeared multipoles with one linear-response step, and all its gradients.
+    """Long-range energy of multipoles with one linear-response step, and all its gradients.
 
     Parameters
     ----------
@@ -71,8 +76,15 @@ def compute(
     norm_factor : 1/(2 ε0), eV Å/e²
     remove_self_interaction : remove the self terms of periodic boundaries; when false, add them in open boundaries
     field : external field (3,) V/Å as published: it enters the induced dipoles only, so the energy is not an enthalpy
-    method : "direct"
-    wave_set : the integer set of the sum, when it is not to be made from the cell and dl (cells that change)
+    method : periodic boundaries: "direct", the sum over the wave vectors, exact; "mesh", the same with a particle mesh;
+        "auto", the faster of the two by measured costs
+    smearing : "gaussian", or "point": multipoles without width by a converged Ewald sum (or the bare pair sum in open
+        boundaries); sigma and dl have no meaning then, and no self interaction exists
+    tolerance : of the mesh, root mean square force error relative to the direct sum (of point multipoles: to the exact one)
+    splitting : of point multipoles, width in Å of the Gaussians that divide the sum; None: the fastest. No result depends
+        on it
+    solver : what :func:`polmd.electrostatics.solvers.periodic_solver` made for this cell, used again: a run keeps it, and
+        with it the integer set of the sum and the mesh while its cell changes. The four arguments above are not read then
 
     Returns
     -------
@@ -86,7 +98,7 @@ def compute(
     Notes
     -----
     Kim et al., arXiv 2605.05746. Periodic: E0 = (NF/V) Σ_k e^(−σ²k²/2)/k² |S(k)|², k = 0 omitted. Gradients take two
-    passes over the fields, whatever their number.
+    passes over the fields, whatever their number; with the mesh they are exact derivatives of the energy of the mesh.
     """
     n = len(np.asarray(positions))
     r = _array("positions", positions, (n, 3))
@@ -104,25 +116,43 @@ def compute(
     for name, value in (("sigma", sigma), ("dl", dl), ("norm_factor", norm_factor)):
         if not (np.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, not {value!r}")
-    if method != "direct":
-        raise InputError(f"method {method!r} is not known; use 'direct'")
+    for name, value, known in (("method", method, METHODS), ("smearing", smearing, SMEARINGS)):
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not known; choose from {', '.join(map(repr, known))}")
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance must lie between 0 and 1, not {tolerance!r}")
+    point = smearing == "point"
+    if point and not remove_self_interaction:
+        raise InputError("a point multipole's interaction with itself is infinite: it cannot be kept")
 
-    solver: FieldSolver
+    self_sign = 0.0
     if cell is None:
-        solver, self_sign = OpenPairs(r, sigma, norm_factor), 0.0 if remove_self_interaction else 1.0
+        c = None
+        if method == "mesh":
+            raise InputError("method 'mesh' needs a cell: in open boundaries all pairs are summed")
+        solver = OpenPairs(None if point else sigma, norm_factor)
+        if not point and not remove_self_interaction:
+            self_sign = 1.0
     else:
         c = _array("cell", cell, (3, 3))
         if abs(np.linalg.det(c)) < 1e-9 * np.prod(np.linalg.norm(c, axis=1)) or not c.any():
             raise InputError(
                 "the cell is singular: its three vectors lie in a plane; use cell=None for open boundaries"
             )
-        numbers = wave_set if wave_set is not None else wave_numbers(c, dl)
-        solver, self_sign = DirectSum(r, c, sigma, norm_factor, numbers), -1.0 if remove_self_interaction else 0.0
+        if solver is None:
+            rank = 2 if quadrupoles is not None else 1 if dipoles is not None or alpha is not None else 0
+            solver = periodic_solver(
+                c, n, sigma=None if point else sigma, dl=dl, norm_factor=norm_factor, method=method,
+                tolerance=tolerance, rank=rank, splitting=splitting,
+            )  # fmt: skip
+        if not point and remove_self_interaction:
+            self_sign = -1.0
 
     # Self terms: E_self = s (q²/σ + u²/(3σ³) + Q:Q/(10σ⁵)), φ and F likewise but without the part of Q.
     scale = self_sign * norm_factor / (2 * np.pi) ** 1.5
     self_q, self_u, self_m = scale / sigma, scale / (3 * sigma**3), scale / (10 * sigma**5)
 
+    solver.set_atoms(r, c)
     solver.set_moments(q, u, m)
     if kappa is None and alpha is None:
         out, strain = solver.interactions(None)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, symmetric_matrices
+from polmd.electrostatics.fields import Sources, response_forces, six_components, symmetric_matrices
 from polmd.errors import InputError
 from polmd.kernels.cpu import kspace as kernels
+from polmd.kernels.cpu.simd import BYTES
 
-#: Bytes per wave vector of the half sphere that a calculation needs (structure factor blocks, tables).
-_BYTES_PER_VECTOR = 8 * (2 * kernels.BLOCKS + 20)
+_LANES = BYTES // 8
+#: Bytes per wave vector of the half sphere that a calculation needs (partial structure factors, tables).
+_BYTES_PER_VECTOR = 8 * (2 * _LANES * kernels.GROUPS + 20)
 #: Refuse sums that would need more memory than this, bytes.
 MEMORY_LIMIT = 4 << 30
 
@@ -120,45 +122,78 @@ class DirectSum:
             self._weight = (
                 4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
             )
-        self._fractions = positions @ self._inverse
+        fractions = positions @ self._inverse
+        self._atoms = np.zeros((-(-len(positions) // _LANES), kernels.ROWS, _LANES))
+        self._fill(slice(0, 3), fractions - np.floor(fractions))
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
         self._moments = charges, dipoles, quadrupoles
-        self._structure = self._sum(charges, dipoles, quadrupoles)
-        self._permanent = self._weight * self._structure
-
-    def _sum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
-        out = np.empty((2, self._k.shape[1]))
-        kernels.structure_factor(
-            self._fractions, self.numbers.rows, self.numbers.limits, self._k, charges, dipoles, quadrupoles, *out
-        )
-        return out
+        self._set_sources(charges, dipoles, quadrupoles)
+        self._structure = self._sum()
+        self._low: np.ndarray | None = None
 
     def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
         """φ (n,) V and F (n, 3) V/Å of M."""
-        n = len(self._fractions)
-        potentials, fields = np.empty(n), np.empty((n, 3))
-        kernels.potential_and_field(
-            self._fractions, self.numbers.rows, self.numbers.limits, self._k, *self._permanent, potentials, fields
-        )
-        return potentials, fields
+        low = self._low_derivatives()
+        return low[:, 0], low[:, 1:4]
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
-        """Second pass, with M̃ or without: (n, 13) of :func:`polmd.kernels.cpu.kspace.interactions`, and the strain
-        gradient (3, 3) eV of ½ M·T·M + M̃·T·M at constant moments."""
-        n = len(self._fractions)
-        structure, total = self._structure, self._permanent
-        extra_charges, extra_dipoles = np.zeros(n), np.zeros((n, 3))
+        """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        structure = total = self._structure
         if response is not None:
-            extra_charges, extra_dipoles = response.charges, response.dipoles
-            induced = self._sum(extra_charges, extra_dipoles, np.empty((0, 3, 3)))
-            total = self._permanent + self._weight * induced
-            structure = self._structure + 2 * induced
-        out = np.empty((n, 13))
-        kernels.interactions(
-            self._fractions, self.numbers.rows, self.numbers.limits, self._k, *self._moments, extra_charges,
-            extra_dipoles, total, self._permanent, out,
-        )  # fmt: skip
-        strain = half_sphere_strain(self._k, self._sigma, 0.5 * (self._permanent * structure).sum(0))
+            low = self._low_derivatives()
+            self._set_sources(response.charges, response.dipoles, None)
+            induced = self._sum()
+            self._set_sources(*self._moments)
+            total = self._structure + induced
+            structure = total + induced
+        out = self._fields(total, 13)
+        if response is not None:
+            out[:, 10:13] += response_forces(response, low)
+        energies = 0.5 * (self._weight * self._structure * structure).sum(0)
+        strain = half_sphere_strain(self._k, self._sigma, energies)
         return out, strain + moment_strain(self._moments, out, response)
+
+    def _fill(self, rows: slice, values: np.ndarray) -> None:
+        """Values (n, c) of the atoms into rows of the blocks."""
+        n, columns = values.shape
+        padded = np.zeros((len(self._atoms) * _LANES, columns))
+        padded[:n] = values
+        self._atoms[:, rows] = padded.reshape(-1, _LANES, columns).transpose(0, 2, 1)
+
+    def _set_sources(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray | None) -> None:
+        lattice = 2 * np.pi * self._inverse  # k_c = Σ_d lattice[c, d] n_d
+        self._fill(slice(3, 4), charges[:, None])
+        self._fill(slice(4, 7), dipoles @ lattice)
+        if quadrupoles is None:
+            self._atoms[:, 7:13] = 0.0
+        else:
+            self._fill(slice(7, 13), six_components(lattice.T @ quadrupoles @ lattice))
+
+    def _sum(self) -> np.ndarray:
+        """S(k) of the sources, (2, nk)."""
+        structure = np.empty_like(self._k[:2])
+        kernels.structure_factor(self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, structure)
+        return structure
+
+    def _low_derivatives(self) -> np.ndarray:
+        """φ, F, ∇∇φ (n, 10) of M."""
+        if self._low is None:
+            self._low = self._fields(self._structure, 10)
+        return self._low
+
+    def _fields(self, structure: np.ndarray, columns: int) -> np.ndarray:
+        """φ, F, ∇∇φ and with 13 columns the force on M, of the sources of a structure factor."""
+        blocks = np.empty((len(self._atoms), columns, _LANES))
+        kernels.fields(
+            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, self._weight * structure, columns,
+            blocks.reshape(-1),
+        )  # fmt: skip
+        out = np.ascontiguousarray(blocks.transpose(0, 2, 1).reshape(-1, columns)[: len(self._moments[0])])
+        lattice = 2 * np.pi * self._inverse
+        out[:, 1:4] = out[:, 1:4] @ lattice.T
+        out[:, 4:10] = six_components(lattice @ symmetric_matrices(out[:, 4:10]) @ lattice.T)
+        if columns == 13:
+            out[:, 10:13] = out[:, 10:13] @ lattice.T
+        return out

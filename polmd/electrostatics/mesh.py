@@ -19,7 +19,7 @@ import numpy as np
 from scipy import fft
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, half_sphere_strain, moment_strain
-from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.fields import Sources, response_forces
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
 
@@ -139,13 +139,7 @@ class MeshSum:
         out = self._interpolate(total, 13)
         if response is not None:
             low = self._low if self._low is not None else self._interpolate(self._structure, 10)
-            # the force on M̃ in the field of M
-            xx, xy, xz, yy, yz, zz = low[:, 4:10].T
-            x, y, z = response.dipoles.T
-            out[:, 10:13] += response.charges[:, None] * low[:, 1:4]
-            out[:, 10] -= xx * x + xy * y + xz * z
-            out[:, 11] -= xy * x + yy * y + yz * z
-            out[:, 12] -= xz * x + yz * y + zz * z
+            out[:, 10:13] += response_forces(response, low)
         a, b = self._structure.reshape(-1)[self._place], structure.reshape(-1)[self._place]
         # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
         energies = self._weight * (a.real * b.real + a.imag * b.imag) / math.prod(self.shape)
