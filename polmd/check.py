@@ -10,12 +10,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from polmd.config import Dynamics, RunConfig
+from polmd.electrostatics.mesh import MeshSum
 from polmd.output.directory import is_run_directory
 from polmd.output.progress import duration
 from polmd.run import describe, prepare
 
 #: Evaluations whose median gives the expected speed.
 _REPEATS = 7
+#: Products of atoms and wave vectors up to which the mesh is compared with the direct sum.
+_MOST_SUMS = 5e9
 
 
 def check_run(config: RunConfig) -> Iterator[str]:
@@ -43,6 +46,17 @@ def check_run(config: RunConfig) -> Iterator[str]:
     limit = config.limits.max_force_eV_A
     if norms[worst] > limit and isinstance(config.stage[0], Dynamics):
         yield f"warning: beyond limits.max_force_eV_A = {limit:g}: the run would stop at once; minimise first"
+
+    solver = potential.electrostatics_solver(system)
+    if isinstance(solver, MeshSum):
+        sums = len(system) * len(solver.numbers.n)
+        if sums > _MOST_SUMS:
+            yield f"force error of the mesh: not measured, the direct sum would take about {6e-9 * sums:.0f} s"
+        else:
+            error, tolerance = potential.mesh_error(system), config.electrostatics.tolerance
+            yield f"force error of the mesh: {error:.2g} of the direct sum's forces (tolerance {tolerance:g})"
+            if error > tolerance:
+                yield "warning: beyond electrostatics.tolerance: lower it, and please report the system"
 
     spent = []
     for _ in range(_REPEATS):

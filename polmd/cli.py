@@ -101,6 +101,39 @@ def convert(
 
 
 @app.command()
+def electrostatics(
+    structure: Annotated[Path, typer.Argument(help="structure with multipoles as per-atom arrays", show_default=False)],
+    frame: Annotated[int, typer.Option(help="Frame of the file; negative counts from the end.")] = -1,
+    smearing: Annotated[str, typer.Option(help="gaussian, or point for multipoles without width.")] = "gaussian",
+    sigma: Annotated[float, typer.Option(help="Width of the Gaussians, Å.")] = 1.0,
+    dl: Annotated[float, typer.Option(help="Gaussians: the reciprocal sum runs over |k| ≤ 2π/dl, Å.")] = 2.0,
+    method: Annotated[str, typer.Option(help="direct, mesh or auto.")] = "auto",
+    tolerance: Annotated[float, typer.Option(help="Force error of the mesh.")] = 1e-5,
+    out: Annotated[Path | None, typer.Option("--out", help="Write forces, potentials, … as extended XYZ.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Energy of charges, dipoles and quadrupoles that a structure file carries, with one linear-response step.
+
+    Arrays: charges (e), dipoles (e Å), quadrupoles (e Å², nine numbers), charge_responses (e/V), polarizabilities (e Å²/V,
+    one number or nine).
+    """
+    from ase.io import write
+
+    from polmd.errors import OutputError
+    from polmd.multipoles import evaluate, read_multipoles, with_results
+
+    if out is not None and out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another name or give --overwrite")
+    atoms, moments = read_multipoles(structure, frame)
+    result = evaluate(atoms, moments, smearing=smearing, sigma=sigma, dl=dl, method=method, tolerance=tolerance)
+    typer.echo(f"{len(atoms)} atoms, {', '.join(moments)}, {'periodic' if atoms.pbc.any() else 'open boundaries'}")
+    typer.echo(f"energy: {result.energy:.10f} eV")
+    if out is not None:
+        write(out, with_results(atoms, result), format="extxyz")
+        typer.echo(f"written to {out}")
+
+
+@app.command()
 def schema() -> None:
     """Print the reference of input.toml (Markdown)."""
     from polmd.config import schema_markdown

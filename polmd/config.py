@@ -151,7 +151,14 @@ class Model(Section):
 class Electrostatics(Section):
     """How the long-range energy is summed; what is summed (sigma, dl) is part of the model."""
 
-    method: Literal["direct"] = Field(default="direct", description="direct: explicit sum over the wave vectors")
+    method: Literal["auto", "direct", "mesh"] = Field(
+        default="auto",
+        description="direct: explicit sum over the wave vectors, exact; mesh: the same sum with a particle mesh; auto: the "
+        "faster of the two. Open boundaries always sum all pairs",
+    )
+    tolerance: Annotated[float, Field(ge=1e-10, le=1e-2, allow_inf_nan=False)] = Field(
+        default=1e-5, description="force error of the mesh, root mean square, relative to the direct sum"
+    )
 
 
 class Neighbors(Section):

@@ -10,6 +10,8 @@ import numpy as np
 
 from polmd.electrostatics.compute import ElectrostaticsResult, compute
 from polmd.electrostatics.fields import FieldSolver
+from polmd.electrostatics.mesh import MeshSum
+from polmd.electrostatics.open import OpenPairs
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
 from polmd.model.file import Model, load_model
@@ -126,7 +128,7 @@ class MultipolePotential:
         seeds.energies[:] = 1.0
         long_range = None
         if predicts:
-            long_range = self._electrostatics(system, predictions)
+            long_range = self._electrostatics(system, predictions, self.electrostatics_solver(system))
             for name, gradient in long_range.gradients.items():
                 if name in predicts:
                     getattr(seeds, name)[...] = gradient
@@ -162,48 +164,62 @@ class MultipolePotential:
         """Continue from :meth:`state`."""
         self.neighbors.restore(state)
 
-    def _electrostatics(self, system: System, predictions: Multipoles) -> ElectrostaticsResult:
+    def electrostatics_solver(self, system: System) -> FieldSolver:
+        """The solver that :meth:`compute` uses for a system; its ``str`` says what it does."""
+        settings = self.model.header.electrostatics
+        if not system.periodic:
+            return OpenPairs(settings.sigma_A, settings.norm_factor)
+        missing = [axis for axis, vector in zip("abc", system.cell, strict=True) if not vector.any()]
+        if missing:
+            raise InputError(
+                f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
+                "three dimensions and needs a full cell (a slab needs one with vacuum)"
+            )
+        if self._solver is None or self._solver[1] != len(system) or not np.array_equal(self._solver[0], system.cell):
+            self._solver = system.cell.copy(), len(system), self._make_solver(system, self.method)
+        return self._solver[2]
+
+    def mesh_error(self, system: System) -> float:
+        """Root mean square difference of the long-range forces (at constant moments) from those of the direct sum, over
+        the root mean square of the latter; zero where the direct sum is what is used."""
+        solver = self.electrostatics_solver(system)
+        if not isinstance(solver, MeshSum):
+            return 0.0
+        types, _ = self._atom_types(system)
+        pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
+        predictions = self._network.forward(system.positions, system.cell, types, pairs).predictions
+        mesh = self._electrostatics(system, predictions, solver).forces
+        direct = self._electrostatics(system, predictions, self._make_solver(system, "direct")).forces
+        return float(np.sqrt(np.sum((mesh - direct) ** 2) / np.sum(direct**2)))
+
+    def _make_solver(self, system: System, method: str) -> FieldSolver:
+        settings, predicts = self.model.header.electrostatics, self.model.header.predicts
+        rank = 2 if "quadrupoles" in predicts else 1 if {"dipoles", "polarizabilities"} & set(predicts) else 0
+        return periodic_solver(
+            system.cell, len(system), sigma=settings.sigma_A, dl=settings.dl_A, norm_factor=settings.norm_factor,
+            method=method, tolerance=self.tolerance, rank=rank,
+        )  # fmt: skip
+
+    def _electrostatics(self, system: System, predictions: Multipoles, solver: FieldSolver) -> ElectrostaticsResult:
         settings = self.model.header.electrostatics
         predicts = self.model.header.predicts
 
         def given(name: str) -> np.ndarray | None:
             return getattr(predictions, name) if name in predicts else None
 
-        cell, solver = None, None
-        if system.periodic:
-            cell = system.cell
-            missing = [axis for axis, vector in zip("abc", cell, strict=True) if not vector.any()]
-            if missing:
-                raise InputError(
-                    f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
-                    "three dimensions and needs a full cell (a slab needs one with vacuum)"
-                )
-            solver = self._periodic_solver(cell, len(system))
         return compute(
             system.positions,
-            cell,
+            system.cell if system.periodic else None,
             predictions.charges,
             given("dipoles"),
             given("quadrupoles"),
             given("charge_responses"),
             given("polarizabilities"),
             sigma=settings.sigma_A,
-            dl=settings.dl_A,
             norm_factor=settings.norm_factor,
             remove_self_interaction=settings.remove_self_interaction,
             solver=solver,
         )
-
-    def _periodic_solver(self, cell: np.ndarray, n_atoms: int) -> FieldSolver:
-        if self._solver is None or self._solver[1] != n_atoms or not np.array_equal(self._solver[0], cell):
-            settings, predicts = self.model.header.electrostatics, self.model.header.predicts
-            rank = 2 if "quadrupoles" in predicts else 1 if {"dipoles", "polarizabilities"} & set(predicts) else 0
-            solver = periodic_solver(
-                cell, n_atoms, sigma=settings.sigma_A, dl=settings.dl_A, norm_factor=settings.norm_factor,
-                method=self.method, tolerance=self.tolerance, rank=rank,
-            )  # fmt: skip
-            self._solver = cell.copy(), n_atoms, solver
-        return self._solver[2]
 
     def _atom_types(self, system: System) -> tuple[np.ndarray, float]:
         if self._types is None or not np.array_equal(self._types[0], system.numbers):

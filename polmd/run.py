@@ -98,6 +98,7 @@ def prepare(config: RunConfig) -> Prepared:
         config.model.precision,
         skin=config.neighbors.skin_A,
         method=config.electrostatics.method,
+        tolerance=config.electrostatics.tolerance,
     )
     return Prepared(config, model, potential, system, notes, warnings)
 
@@ -106,7 +107,7 @@ def describe(prepared: Prepared) -> list[str]:
     """Lines about the system and the model for the log and ``polmd check``."""
     from ase.formula import Formula
 
-    system, model, config = prepared.system, prepared.model, prepared.config
+    system, model = prepared.system, prepared.model
     counts: dict[str, int] = {}
     for symbol in system.to_ase().get_chemical_symbols():
         counts[symbol] = counts.get(symbol, 0) + 1
@@ -121,7 +122,7 @@ def describe(prepared: Prepared) -> list[str]:
     lines += [
         f"model: {model.name} ({model.n_weights} weights), predicts {', '.join(model.header.predicts) or 'energies only'}",
         f"electrostatics: sigma {electrostatics.sigma_A:g} Å, dl {electrostatics.dl_A:g} Å, norm_factor "
-        f"{electrostatics.norm_factor:g} eV Å/e², method {config.electrostatics.method}",
+        f"{electrostatics.norm_factor:g} eV Å/e², {prepared.potential.electrostatics_solver(system)}",
     ]
     return lines + prepared.notes
 

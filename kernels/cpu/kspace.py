@@ -61,7 +61,11 @@ def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums):
     _powers(f[0], limits[0], t0)
     _powers(f[1], limits[1], t1)
     turn = _powers(f[2], limits[2], t2)
-    q, u, m = load(atoms, at + 3 * step), load_many(atoms, at + 4 * step, step, 3), load_many(atoms, at + 7 * step, step, 6)
+    q, u, m = (
+        load(atoms, at + 3 * step),
+        load_many(atoms, at + 4 * step, step, 3),
+        load_many(atoms, at + 7 * step, step, 6),
+    )
     for row in range(len(rows)):
         n0, n1, n2, start, count = rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4]
         phase = _times(_times(_power(t0, n0), _power(t1, n1)), _power(t2, n2))
@@ -112,7 +116,11 @@ def _gather(atoms, at, rows, t0, t1, t2, limits, real, imaginary, columns, out, 
     _powers(f[0], limits[0], t0)
     _powers(f[1], limits[1], t1)
     turn = _powers(f[2], limits[2], t2)
-    q, u, m = load(atoms, at + 3 * step), load_many(atoms, at + 4 * step, step, 3), load_many(atoms, at + 7 * step, step, 6)
+    q, u, m = (
+        load(atoms, at + 3 * step),
+        load_many(atoms, at + 4 * step, step, 3),
+        load_many(atoms, at + 7 * step, step, 6),
+    )
     o = zeros(atoms)
     p, x, y, z = o, o, o, o
     xx, xy, xz, yy, yz, zz = o, o, o, o, o, o

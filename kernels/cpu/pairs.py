@@ -15,10 +15,10 @@ from polmd.kernels.cpu.scalars import (
     potential_derivatives,
     smeared_coulomb,
 )
-from polmd.kernels.cpu.simd import lanes, load, load_many, total, zeros
+from polmd.kernels.cpu.simd import below, lanes, load, load_many, total, zeros
 
-#: Rows of the sources: position, charge, dipole, quadrupole (six).
-ROWS = 13
+#: Rows of the sources: position, charge, dipole, quadrupole (six), and a number: an atom does not feel its own.
+ROWS = 14
 #: How far away sources without an atom are put, in Å, so that nothing divides by zero; their moments are zero.
 NOWHERE = 1e3
 #: Atoms that share one set of scratch arrays.
@@ -44,14 +44,16 @@ def _gather(target, sources, width, count, sigma, point, smeared, out):
         r = (x - s[0], y - s[1], z - s[2])
         r2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         b = (o, o, o, o, o, o)
+        other = target[13] - load(sources, 13 * width + k)
+        other = below(other * other, 0.25, 0.0, 1.0)
         if smeared != 0.0:
-            c = smeared_coulomb(r2, sigma)
-            b = (c[0] * smeared, c[1] * smeared, c[2] * smeared, c[3] * smeared, c[4] * smeared, c[5] * smeared)
+            c, w = smeared_coulomb(r2, sigma), other * smeared
+            b = (c[0] * w, c[1] * w, c[2] * w, c[3] * w, c[4] * w, c[5] * w)
         if point != 0.0:
-            c = point_coulomb(r2)
+            c, w = point_coulomb(r2), other * point
             b = (
-                b[0] + c[0] * point, b[1] + c[1] * point, b[2] + c[2] * point,
-                b[3] + c[3] * point, b[4] + c[4] * point, b[5] + c[5] * point,
+                b[0] + c[0] * w, b[1] + c[1] * w, b[2] + c[2] * w,
+                b[3] + c[3] * w, b[4] + c[4] * w, b[5] + c[5] * w,
             )  # fmt: skip
         charge = load(sources, 3 * width + k)
         dipole, quadrupole = load_many(sources, 4 * width + k, width, 3), load_many(sources, 7 * width + k, width, 6)
@@ -74,13 +76,12 @@ def _gather(target, sources, width, count, sigma, point, smeared, out):
 
 @kernel(parallel=True)
 def all_pairs(targets, sources, sigma, point, smeared, out):
-    """Potential, field, second derivatives and force of all sources on all targets, without prefactor.
+    """Potential, field, second derivatives and force of all other sources on all targets, without prefactor.
 
-    The kernel of two charges is f(r) = point/r + smeared·erf(r/(σ√2))/r. At r = 0 the part of point charges is left out
-    and that of smeared ones counted: callers subtract what an atom feels of itself.
+    The kernel of two charges is f(r) = point/r + smeared·erf(r/(σ√2))/r.
 
     name            shape          dtype    unit        in/out
-    targets         (n, ROWS)      float64  Å, e, …     in, position, charge, dipole, quadrupole (six)
+    targets         (n, ROWS)      float64  Å, e, …     in, position, charge, dipole, quadrupole (six), number
     sources         (ROWS·width,)  float64  Å, e, …     in, the same of the sources, row by row; width a multiple of the
                                                         lanes, places left over NOWHERE away, without moments
     sigma           scalar         float64  Å           in
@@ -95,7 +96,7 @@ def all_pairs(targets, sources, sigma, point, smeared, out):
 
 @kernel(parallel=True)
 def listed_pairs(targets, sources, cell, first, neighbors, shifts, sigma, point, smeared, out):
-    """The same for the pairs of a list: atom i feels sources at r_j + shifts·cell.
+    """The same for the pairs of a list: atom i feels sources at r_j + shifts·cell, its own images too.
 
     name       shape    dtype    unit     in/out
     sources    (n, ROWS) float64 Å, e, …  in
@@ -118,6 +119,7 @@ def listed_pairs(targets, sources, cell, first, neighbors, shifts, sigma, point,
                 a, b, c = float(shifts[first[i] + k, 0]), float(shifts[first[i] + k, 1]), float(shifts[first[i] + k, 2])
                 for row in range(ROWS):
                     near[row * width + k] = sources[j, row]
+                near[13 * width + k] = -1.0
                 for axis in range(3):
                     near[axis * width + k] += a * cell[0, axis] + b * cell[1, axis] + c * cell[2, axis]
             for k in range(count, (count + step - 1) // step * step):

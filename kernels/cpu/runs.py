@@ -44,7 +44,9 @@ def combine(typing_context, keep, target, position, factors, source, offsets):
         splats = []
         for i in range(count):
             single = builder.insert_element(
-                ir.Constant(vector, ir.Undefined), builder.extract_value(factor_values, i), ir.Constant(ir.IntType(32), 0)
+                ir.Constant(vector, ir.Undefined),
+                builder.extract_value(factor_values, i),
+                ir.Constant(ir.IntType(32), 0),
             )
             mask = ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), [0] * _WIDTH)
             splats.append(builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), mask))

@@ -84,7 +84,8 @@ def compute(
     splitting : of point multipoles, width in Å of the Gaussians that divide the sum; None: the fastest. No result depends
         on it
     solver : what :func:`polmd.electrostatics.solvers.periodic_solver` made for this cell, used again: a run keeps it, and
-        with it the integer set of the sum and the mesh while its cell changes. The four arguments above are not read then
+        with it the integer set of the sum and the mesh while its cell changes. dl, method, tolerance and splitting are
+        not read then; sigma, norm_factor and smearing must be those of the solver
 
     Returns
     -------
@@ -116,9 +117,9 @@ def compute(
     for name, value in (("sigma", sigma), ("dl", dl), ("norm_factor", norm_factor)):
         if not (np.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, not {value!r}")
-    for name, value, known in (("method", method, METHODS), ("smearing", smearing, SMEARINGS)):
-        if value not in known:
-            raise InputError(f"{name} {value!r} is not known; choose from {', '.join(map(repr, known))}")
+    for name, choice, known in (("method", method, METHODS), ("smearing", smearing, SMEARINGS)):
+        if choice not in known:
+            raise InputError(f"{name} {choice!r} is not known; choose from {', '.join(map(repr, known))}")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance must lie between 0 and 1, not {tolerance!r}")
     point = smearing == "point"
@@ -130,7 +131,8 @@ def compute(
         c = None
         if method == "mesh":
             raise InputError("method 'mesh' needs a cell: in open boundaries all pairs are summed")
-        solver = OpenPairs(None if point else sigma, norm_factor)
+        if solver is None:
+            solver = OpenPairs(None if point else sigma, norm_factor)
         if not point and not remove_self_interaction:
             self_sign = 1.0
     else:

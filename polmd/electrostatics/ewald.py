@@ -111,17 +111,19 @@ class DirectSum:
         self._sigma, self._norm_factor, self.numbers = sigma, norm_factor, numbers
         self._cell: np.ndarray | None = None
 
-    def set_atoms(self, positions: np.ndarray, cell: np.ndarray) -> None:
+    def __str__(self) -> str:
+        return f"direct sum over {2 * len(self.numbers.n)} wave vectors"
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
         """Take positions (n, 3) Å and the cell (3, 3) Å; the integer set stays."""
+        assert cell is not None
         if self._cell is None or not np.array_equal(cell, self._cell):
             self._cell = cell.copy()
             self._inverse = np.linalg.inv(cell)
             self._k = self.numbers.vectors(cell)
             k2 = (self._k**2).sum(0)
             # 4 NF/V G: half sphere, and the factor 2 of a potential
-            self._weight = (
-                4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
-            )
+            self._weight = 4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
         fractions = positions @ self._inverse
         self._atoms = np.zeros((-(-len(positions) // _LANES), kernels.ROWS, _LANES))
         self._fill(slice(0, 3), fractions - np.floor(fractions))

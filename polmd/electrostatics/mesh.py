@@ -92,8 +92,13 @@ class MeshSum:
         self._planes = np.zeros((*shape[:2], self._box[2]), complex)
         self._mesh = np.empty((shape[0], shape[1], shape[2] + kernels.LANES))
 
-    def set_atoms(self, positions: np.ndarray, cell: np.ndarray) -> None:
+    def __str__(self) -> str:
+        points = " × ".join(map(str, self.shape))
+        return f"mesh of {points} points, splines of order {self._order}, {2 * len(self.numbers.n)} wave vectors"
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
         """Take positions (n, 3) Å and the cell (3, 3) Å; the integer set and the mesh stay."""
+        assert cell is not None
         if self._cell is None or not np.array_equal(cell, self._cell):
             self._cell = cell.copy()
             self._inverse = np.linalg.inv(cell)
@@ -183,7 +188,7 @@ class MeshSum:
 
 
 def estimated_error(
-    cell: np.ndarray, numbers: WaveNumbers, sigma: float, shape: tuple[int, int, int], rank: int, order: int = ORDER
+    cell: np.ndarray, numbers: WaveNumbers, sigma: float, shape: tuple[int, ...], rank: int, order: int = ORDER
 ) -> float:
     """Root mean square force error of the mesh over the root mean square force, for multipoles of one rank at random.
 
@@ -230,7 +235,7 @@ def choose_shape(
                 "electrostatics.tolerance, a smaller cell or a model with a larger dl"
             )
         if 2 * estimated_error(cell, numbers, sigma, shape, rank) <= tolerance:
-            return shape  # type: ignore[return-value]
+            return shape[0], shape[1], shape[2]
         oversampling *= 1.02
 
 

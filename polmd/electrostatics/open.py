@@ -10,8 +10,6 @@ from polmd.electrostatics.fields import Sources, response_forces, six_components
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
 from polmd.kernels.cpu.simd import BYTES
-from polmd.kernels.scalar.multipole import force_on, potential_derivatives
-from polmd.kernels.scalar.smearing import smeared_coulomb
 
 _LANES = BYTES // 8
 
@@ -19,27 +17,13 @@ _LANES = BYTES // 8
 def particles(
     positions: np.ndarray, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray | None
 ) -> np.ndarray:
-    """Positions and moments as the kernels take them, (n, 13)."""
+    """Positions, moments and numbers of particles as the kernels take them, (n, 14)."""
     out = np.zeros((len(positions), kernels.ROWS))
+    out[:, 13] = np.arange(len(positions))
     out[:, :3], out[:, 3], out[:, 4:7] = positions, charges, dipoles
     if quadrupoles is not None:
-        out[:, 7:] = six_components(quadrupoles)
+        out[:, 7:13] = six_components(quadrupoles)
     return out
-
-
-def own_interactions(targets: np.ndarray, sources: np.ndarray, sigma: float) -> np.ndarray:
-    """What smeared multipoles feel of sources at their own centres, (n, 13) as the kernels give it, traces included.
-
-    targets, sources : (n, 13) from :func:`particles`
-    """
-    zero = np.zeros(len(targets))
-    value, *derivatives = potential_derivatives(
-        sources[:, 3], tuple(sources[:, 4:7].T), tuple(sources[:, 7:].T), (zero, zero, zero),
-        smeared_coulomb(zero, sigma),
-    )  # fmt: skip
-    forces = force_on(targets[:, 3], tuple(targets[:, 4:7].T), tuple(targets[:, 7:].T), *derivatives)
-    gradient, hessian, _ = derivatives
-    return np.column_stack([value, *(-g for g in gradient), *hessian, *forces])
 
 
 class OpenPairs:
@@ -52,6 +36,9 @@ class OpenPairs:
 
     def __init__(self, sigma: float | None, norm_factor: float) -> None:
         self._sigma, self._prefactor = sigma, norm_factor / (2 * np.pi)
+
+    def __str__(self) -> str:
+        return "all pairs"
 
     def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
         """Take positions (n, 3) Å; there is no cell. Point multipoles in the same place are an InputError."""
@@ -87,16 +74,14 @@ class OpenPairs:
         n = len(self._positions)
         width = -(-n // _LANES) * _LANES
         targets = particles(self._positions, *self._moments)
-        sources = particles(self._positions, charges, dipoles, quadrupoles)
         rows = np.zeros((kernels.ROWS, width))
         rows[:3, n:] = self._positions.max(axis=0, initial=0.0)[:, None] + kernels.NOWHERE
-        rows[:, :n] = sources.T
+        rows[:, :n] = particles(self._positions, charges, dipoles, quadrupoles).T
         out = np.empty((n, 22))
         if self._sigma is None:
             kernels.all_pairs(targets, rows.reshape(-1), 1.0, 1.0, 0.0, out)
         else:
             kernels.all_pairs(targets, rows.reshape(-1), self._sigma, 0.0, 1.0, out)
-            out[:, :13] -= own_interactions(targets, sources, self._sigma)
         out *= self._prefactor
         return out
 

@@ -16,9 +16,11 @@ import numpy as np
 from polmd.electrostatics.ewald import DirectSum, wave_numbers
 from polmd.electrostatics.fields import Sources
 from polmd.electrostatics.mesh import MeshSum, choose_shape
-from polmd.electrostatics.open import own_interactions, pair_interactions, particles
+from polmd.electrostatics.open import pair_interactions, particles
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
+from polmd.kernels.scalar.multipole import force_on, potential_derivatives
+from polmd.kernels.scalar.smearing import smeared_coulomb
 from polmd.neighbors import build_pairs, closest_pair
 
 #: Decay e^(−x²) at which a sum that has to be exact is cut; x² = 43.6 leaves fourth derivatives below 1e-15.
@@ -68,8 +70,12 @@ class PointSum:
         else:
             self._reciprocal = DirectSum(splitting, norm_factor, numbers)
 
-    def set_atoms(self, positions: np.ndarray, cell: np.ndarray) -> None:
+    def __str__(self) -> str:
+        return f"pairs up to {self._cutoff:.3g} Å and {self._reciprocal}"
+
+    def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
         """Take positions (n, 3) Å and the cell (3, 3) Å. Point multipoles in the same place are an InputError."""
+        assert cell is not None
         everywhere = np.ones(3, bool)
         close = closest_pair(positions, cell, everywhere, 1e-3)
         if close is not None and close[2] < 1e-9:
@@ -122,7 +128,22 @@ class PointSum:
             targets, sources, self._cell, self._pairs.first, self._pairs.neighbors, self._pairs.shifts, self._splitting,
             1.0, -1.0, out,
         )  # fmt: skip
-        out[:, :13] -= own_interactions(targets, sources, self._splitting)
+        out[:, :13] -= _own_interactions(targets, sources, self._splitting)
         out *= self._prefactor
         out[:, 0] += self._background(charges)
         return out
+
+
+def _own_interactions(targets: np.ndarray, sources: np.ndarray, sigma: float) -> np.ndarray:
+    """What smeared multipoles feel of sources at their own centres, (n, 13) as the kernels give it, traces included.
+
+    targets, sources : (n, 14) from :func:`polmd.electrostatics.open.particles`
+    """
+    zero = np.zeros(len(targets))
+    value, *derivatives = potential_derivatives(
+        sources[:, 3], tuple(sources[:, 4:7].T), tuple(sources[:, 7:13].T), (zero, zero, zero),
+        smeared_coulomb(zero, sigma),
+    )  # fmt: skip
+    forces = force_on(targets[:, 3], tuple(targets[:, 4:7].T), tuple(targets[:, 7:13].T), *derivatives)
+    gradient, hessian, _ = derivatives
+    return np.column_stack([value, *(-g for g in gradient), *hessian, *forces])
