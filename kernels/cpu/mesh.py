@@ -4,9 +4,9 @@ Mesh lines along the third axis are worked on LANES points at a time, whatever t
 the order are zero, and a mesh is padded by LANES points so that no line wraps. One scratch array with constant offsets
 holds everything that belongs to one atom: then the compiler sees that its parts do not overlap, and vectorises.
 
-Spreading is free of races without atomics: atoms are sorted into tiles at least order − 1 points wide, an even number
-along each axis, coloured like a chessboard; tiles of one colour touch disjoint points and are done in parallel, the
-four colours one after another. Every sum has a fixed order: results do not depend on the number of threads.
+Spreading is free of races without atomics: a thread owns a slab of planes and goes through all atoms, in the same order
+as every other, adding what they bring to its planes. Every point gets its sum in that order: results do not depend on
+the number of threads.
 """
 
 import math
@@ -105,11 +105,14 @@ def _times(m, x, y, z):
 
 
 @_helper
-def _spread_atom(q, u, m, rows, order, s, mesh):
-    """Add [q + u·∇ + ½ Q:∇∇] of an atom's splines to ``mesh`` (flat); moments in coordinates of the mesh."""
+def _spread_atom(q, u, m, rows, order, start, stop, s, mesh):
+    """Add [q + u·∇ + ½ Q:∇∇] of an atom's splines to the places from ``start`` to ``stop`` of ``mesh`` (flat); moments in
+    coordinates of the mesh."""
     z = 8 * LANES, 9 * LANES, 10 * LANES
     lines = _LINES, _LINES + LANES, _LINES + 2 * LANES
     for i in range(order):
+        if not start <= rows[0, i] < stop:
+            continue
         a0, a1, a2 = s[i], s[LANES + i], s[2 * LANES + i]
         # one line for each derivative along the second axis
         combine(0, s, lines[0], (q * a0 + u[0] * a1 + 0.5 * m[0] * a2, u[2] * a0 + m[2] * a1, 0.5 * m[5] * a0), s, z)
@@ -121,47 +124,49 @@ def _spread_atom(q, u, m, rows, order, s, mesh):
 
 
 @kernel(parallel=True)
-def spread(positions, inverse, shape, order, table, tiles, members, charges, dipoles, quadrupoles, mesh):
+def spread(positions, inverse, shape, order, table, slabs, members, charges, dipoles, quadrupoles, mesh):
     """ρ(m) = Σ_j [q_j + u_j·∇_j + ½ Q_j:∇_j∇_j] Π_d M(m_d − N_d s_jd): moments spread to a mesh.
 
     name         shape         dtype    unit  in/out
     positions    (n, 3)        float64  Å     in
     inverse      (3, 3)        float64  1/Å   in, inverse cell: s = r·inverse
-    shape        (3,)          int64          in, mesh points N along each axis
-    order        scalar        int64          in, order of the splines, even, at most 12
+    shape        (3,)          int64          in, mesh points N along each axis, at least the order
+    order        scalar        int64          in, order of the splines, a multiple of 4, at most 12
     table        (4, 12, 12)   float64        in, their polynomials: derivative, power of t − ½, mesh point
-    tiles        (4, t, 2)     int64          in, of each colour, first and last + 1 of each tile's atoms in members
-    members      (n,)          int64          in, atoms, tile after tile
+    slabs        (s + 1,)      int64          in, first planes of what each thread owns, from 0 to Nx
+    members      (n,)          int64          in, all atoms, neighbours near each other
     charges      (n,)          float64  e     in
     dipoles      (n, 3)        float64  e Å   in
     quadrupoles  (n, 3, 3)     float64  e Å²  in; of length 0 when there are none
     mesh         (Nx, Ny, Nz + 12) float64 e  out; the last 12 of each line are scratch
     """
     flat, polynomials = mesh.reshape(-1), table.reshape(-1)
-    nx, ny, nz = shape[0], shape[1], shape[2]
+    ny, nz = shape[1], shape[2]
     g = np.empty((3, 3))
     for c in range(3):
         for d in range(3):
             g[c, d] = inverse[c, d] * shape[d]
-    for x in numba.prange(nx):
-        mesh[x] = 0.0
     derivatives = 2 if len(quadrupoles) > 0 else 1
-    for colour in range(4):
-        for tile in numba.prange(tiles.shape[1]):
-            s = np.zeros(_SCRATCH)
-            corner, rows, offset = np.empty(3, np.int64), np.empty((2, LANES), np.int64), np.empty(3)
-            for p in range(tiles[colour, tile, 0], tiles[colour, tile, 1]):
-                i = members[p]
-                _locate(positions[i], inverse, shape, order, corner, offset)
+    none = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    for slab in numba.prange(len(slabs) - 1):
+        first, last = slabs[slab], slabs[slab + 1]
+        mesh[first:last] = 0.0
+        start, stop = first * ny * (nz + LANES), last * ny * (nz + LANES)
+        s = np.zeros(_SCRATCH)
+        corner, rows, offset = np.empty(3, np.int64), np.empty((2, LANES), np.int64), np.empty(3)
+        for p in range(len(members)):
+            i = members[p]
+            _locate(positions[i], inverse, shape, order, corner, offset)
+            x, end = corner[0], corner[0] + order
+            if (x < last and end > first) or end - shape[0] > first:
                 _rows(corner, shape, order, rows)
                 _weights(offset, polynomials, derivatives, s)
-                none = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
                 u, m = _in_grid(g, dipoles[i], _six(quadrupoles[i]) if len(quadrupoles) > 0 else none)
-                _spread_atom(charges[i], u, m, rows, order, s, flat)
-    for x in numba.prange(nx):
-        for y in range(ny):
-            for k in range(LANES):
-                mesh[x, y, k % nz] += mesh[x, y, nz + k]
+                _spread_atom(charges[i], u, m, rows, order, start, stop, s, flat)
+        for x in range(first, last):
+            for y in range(ny):
+                for k in range(LANES):
+                    mesh[x, y, k % nz] += mesh[x, y, nz + k]
 
 
 @_helper
@@ -293,9 +298,9 @@ def pad_lines(values, mesh):
 
 
 @kernel()
-def find_tiles(positions, inverse, shape, order, counts, out):
-    """The tile of each atom's patch: ``counts`` (2,) tiles along the first two axes; ``out`` (n,) int64 out, tile index."""
+def find_corners(positions, inverse, shape, order, out):
+    """First mesh point of each atom's patch along the first two axes: ``out`` (n, 2) int64 out."""
     corner, offset = np.empty(3, np.int64), np.empty(3)
     for i in range(len(positions)):
         _locate(positions[i], inverse, shape, order, corner, offset)
-        out[i] = (corner[0] * counts[0] // shape[0]) * counts[1] + corner[1] * counts[1] // shape[1]
+        out[i, 0], out[i, 1] = corner[0], corner[1]

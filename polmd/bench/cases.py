@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from polmd.errors import InputError
 from polmd.system import System
 
-Measure = Literal["neighbors", "local", "energy_forces", "nve", "start", "memory"]
+Measure = Literal["neighbors", "local", "electrostatics", "energy_forces", "nve", "start", "memory"]
 
 
 class _Strict(BaseModel):
@@ -47,7 +47,8 @@ class Case(_Strict):
     cutoff_A: float | None = Field(default=None, description="of neighbour lists; default: that of the model")
     precision: list[Literal["double", "mixed"]] = ["double"]
     threads: list[Annotated[int, Field(ge=1)]] = [1, 2]
-    method: str = "direct"
+    method: Literal["direct", "mesh", "auto", "none"] = "direct"
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-5, description="force error of the mesh")
     peers: list[str] = []
     seconds: Annotated[float, Field(gt=0)] = Field(default=1.0, description="how long to repeat a measurement")
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from polmd.bench.cases import Case, Cases, Structures, model_path
-from polmd.bench.peers import NotHere, measure_peer
-from polmd.bench.timing import Timing, kernel_clock, measure
+from polmd.bench.peers import measure_peer
+from polmd.bench.timing import NotHere, Timing, kernel_clock, measure
 from polmd.model.file import Model, load_model
 from polmd.system import System
 
@@ -121,6 +122,8 @@ def _run(case: Case, structures: Structures) -> Iterator[Row]:
 
     def row(precision: str, threads: int, timing: Timing, stage: str = "") -> Row:
         settings = f"{precision}, {case.method}" if case.measure not in ("neighbors", "local") else precision
+        if case.method in ("mesh", "auto") and case.measure not in ("neighbors", "local"):
+            settings += f", tolerance {case.tolerance:g}"
         return Row(
             case.name, case.measure, len(system), "polmd", f"{version('polmd')} (numba {numba.__version__})", settings,
             threads, device(), stage, 1e3 * timing.median, 1e3 * timing.fastest, timing.repeats,
@@ -147,6 +150,10 @@ def _run(case: Case, structures: Structures) -> Iterator[Row]:
             yield Row(case.name, case.measure, len(system), name, "", "", 0, device(), note=f"left out: {reason}")
             continue
         for m in found:
+            if m.timing is None:
+                note = f"left out: {m.settings}"
+                yield Row(case.name, case.measure, len(system), name, number, "", 0, device(), note=note)
+                continue
             yield Row(
                 case.name, case.measure, len(system), name, number, m.settings, m.threads, device(), "",
                 1e3 * m.timing.median, 1e3 * m.timing.fastest, m.timing.repeats,
@@ -190,11 +197,47 @@ def _local(case: Case, model: Model, system: System, precision: str) -> Iterator
     yield "reverse", measure(lambda: network.reverse(state, seeds), case.seconds)
 
 
+def _electrostatics(case: Case, model: Model, system: System, precision: str) -> Iterator[tuple[str, Timing]]:
+    """The model's own moments and responses: energy, forces, strain and all gradients. A stage that takes no time says
+    what force error the mesh had against the direct sum."""
+    from polmd.electrostatics import compute
+    from polmd.electrostatics.mesh import MeshSum
+    from polmd.electrostatics.solvers import periodic_solver
+    from polmd.potential import MultipolePotential
+
+    result = MultipolePotential(model).compute(system)
+    moments = {name: getattr(result, name) for name in model.header.predicts}
+    settings = model.header.electrostatics
+    options: dict[str, Any] = {"sigma": settings.sigma_A, "norm_factor": settings.norm_factor}
+
+    def forces(method: str) -> np.ndarray:
+        solver = periodic_solver(
+            system.cell, len(system), dl=settings.dl_A, method=method, tolerance=case.tolerance, **options
+        )
+        if isinstance(solver, MeshSum):
+            described.append(str(solver))
+        call[:] = [lambda: compute(system.positions, system.cell, **moments, **options, solver=solver)]
+        return call[0]().forces
+
+    call: list[Callable] = []
+    described: list[str] = []
+    found = forces(case.method)
+    yield "", measure(call[0], case.seconds)
+    if described and len(system) < _MOST_DIRECT:
+        exact = forces("direct")
+        error = float(np.sqrt(np.sum((found - exact) ** 2) / np.sum(exact**2)))
+        yield f"force error {error:.2g}, {described[0]}", Timing(np.nan, np.nan, 0)
+
+
+#: Atoms up to which a mesh is compared with the direct sum.
+_MOST_DIRECT = 20_000
+
+
 def _energy_forces(case: Case, model: Model, system: System, precision: str) -> Iterator[tuple[str, Timing]]:
     from polmd.neighbors import VerletList
     from polmd.potential import MultipolePotential
 
-    potential = MultipolePotential(model, precision=precision, method=case.method)
+    potential = MultipolePotential(model, precision=precision, method=case.method, tolerance=case.tolerance)
 
     def call() -> None:  # like the peers', without a list from before
         potential.neighbors = VerletList(model.cutoff, 0.0)
@@ -211,7 +254,7 @@ def _nve(case: Case, model: Model, system: System, precision: str) -> Iterator[t
     from polmd.dynamics.simulation import Simulation
     from polmd.potential import MultipolePotential
 
-    potential = MultipolePotential(model, precision=precision, method=case.method)
+    potential = MultipolePotential(model, precision=precision, method=case.method, tolerance=case.tolerance)
     simulation = Simulation(system, potential, VelocityVerlet(0.5), rng=1)
     if not system.velocities.any():
         simulation.draw_velocities(300)
@@ -234,6 +277,7 @@ def _nve(case: Case, model: Model, system: System, precision: str) -> Iterator[t
 _STAGES: dict[str, Callable[[Case, Model, System, str], Iterator[tuple[str, Timing]]]] = {
     "neighbors": _neighbors,
     "local": _local,
+    "electrostatics": _electrostatics,
     "energy_forces": _energy_forces,
     "nve": _nve,
 }

@@ -14,25 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from polmd.bench import electrostatics_peers
 from polmd.bench.cases import Case, model_path
-from polmd.bench.timing import Timing, measure
+from polmd.bench.timing import Measured, NotHere, Timing, measure
 from polmd.system import System
-
-
-class NotHere(Exception):
-    """The peer cannot be measured; the message says why."""
-
-
-class Measured(NamedTuple):
-    """One setting of a peer."""
-
-    settings: str
-    threads: int
-    timing: Timing
 
 
 def _version(package: str) -> str:
@@ -119,6 +107,9 @@ PEERS: dict[str, tuple[str, Callable[[Case, System], Iterator[Measured]]]] = {
     "matscipy_neighbours": ("matscipy-neighbours", _matscipy_neighbours),
     "nvalchemi-toolkit-ops": ("nvalchemi-toolkit-ops", _nvalchemi),
     "torch_reference": ("torch", _torch_reference),
+    "openmm-amoeba": ("openmm", electrostatics_peers.openmm_amoeba),
+    "openmm-charges": ("openmm", electrostatics_peers.openmm_charges),
+    "finufft": ("finufft", electrostatics_peers.finufft),
 }
 
 

@@ -21,6 +21,18 @@ class Timing(NamedTuple):
     repeats: int
 
 
+class NotHere(Exception):
+    """A peer cannot be measured; the message says why."""
+
+
+class Measured(NamedTuple):
+    """One setting of a peer; without timing the setting says why there is none."""
+
+    settings: str
+    threads: int
+    timing: Timing | None
+
+
 def measure(call: Callable[[], object], seconds: float, *, warm_up: int = 3, least: int = 5) -> Timing:
     """Call again and again for ``seconds``, at least ``least`` times, after ``warm_up`` calls that do not count."""
     for _ in range(warm_up):

@@ -85,9 +85,6 @@ class MeshSum:
             decay *= np.sinc(n[:, axis] / shape[axis]) ** (2 * order)
         self._sharpen = math.prod(shape) / decay
 
-        self._tile_counts = np.array([_tiles(shape[0], order), _tiles(shape[1], order)])
-        x, y = np.divmod(np.arange(self._tile_counts.prod()), self._tile_counts[1])
-        self._colours = 2 * (x % 2) + y % 2
         self._columns = np.zeros((shape[0], *self._box[1:]), complex)
         self._planes = np.zeros((*shape[:2], self._box[2]), complex)
         self._mesh = np.empty((shape[0], shape[1], shape[2] + kernels.LANES))
@@ -112,16 +109,18 @@ class MeshSum:
             influence[self._mirror] = self._weight[self._flat]
             self._influence = influence.reshape(self._box)
         self._positions = positions
-        tile = np.empty(len(positions), np.int64)
-        kernels.find_tiles(positions, self._inverse, np.array(self.shape), self._order, self._tile_counts, tile)
-        self._members = np.argsort(tile, kind="stable")
-        ends = np.searchsorted(tile[self._members], np.arange(len(self._colours) + 1))
-        most = max(np.bincount(self._colours, minlength=4))
-        self._tiles = np.zeros((4, most, 2), np.int64)
-        for colour in range(4):
-            mine = np.flatnonzero(self._colours == colour)
-            self._tiles[colour, : len(mine), 0] = ends[mine]
-            self._tiles[colour, : len(mine), 1] = ends[mine + 1]
+        corners = np.empty((len(positions), 2), np.int64)
+        kernels.find_corners(positions, self._inverse, np.array(self.shape), self._order, corners)
+        # neighbours near each other in memory, by columns of 8 × 8 lines
+        self._members = np.argsort(
+            (corners[:, 0] // 8 * 256 + corners[:, 1] // 8 % 256).astype(np.int16), kind="stable"
+        )
+        # slabs with equal numbers of planes to add, one for every thread
+        planes = np.bincount(corners[:, 0], minlength=self.shape[0])
+        work = np.cumsum(sum(np.roll(planes, shift) for shift in range(self._order)))
+        threads = min(numba.get_num_threads(), self.shape[0])
+        ends = np.searchsorted(work, work[-1] * np.arange(1, threads) / threads)
+        self._slabs = np.array([0, *ends, self.shape[0]], np.int64)
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
@@ -155,7 +154,7 @@ class MeshSum:
     def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         """Transform of the spread moments at the modes of the box, complex. After each axis only those are kept."""
         kernels.spread(
-            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._tiles, self._members,
+            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._slabs, self._members,
             charges, dipoles, quadrupoles, self._mesh,
         )  # fmt: skip
         (nx, ny, nz), (a, b, c) = self.shape, self._modes
@@ -237,8 +236,3 @@ def choose_shape(
         if 2 * estimated_error(cell, numbers, sigma, shape, rank) <= tolerance:
             return shape[0], shape[1], shape[2]
         oversampling *= 1.02
-
-
-def _tiles(points: int, order: int) -> int:
-    """Tiles of a mesh axis: at least order − 1 points wide, an even number of them, or one."""
-    return max(1, points // (order - 1) // 2 * 2)
