@@ -28,19 +28,24 @@ _helper = numba.njit(error_model="numpy", nogil=True, fastmath=set(REASSOCIATE))
 
 
 @_helper
-def _six(q):
-    """Symmetric part of a 3×3 matrix."""
-    return (
-        q[0, 0], 0.5 * (q[0, 1] + q[1, 0]), 0.5 * (q[0, 2] + q[2, 0]),
-        q[1, 1], 0.5 * (q[1, 2] + q[2, 1]), q[2, 2],
+def _moments(i, dipoles, quadrupoles):
+    """Dipole and symmetric part of the quadrupole (six) of atom i. No views of single atoms here or below: threads would
+    fight for the reference count of the whole array."""
+    u = (dipoles[i, 0], dipoles[i, 1], dipoles[i, 2])
+    if len(quadrupoles) == 0:
+        return u, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return u, (
+        quadrupoles[i, 0, 0], 0.5 * (quadrupoles[i, 0, 1] + quadrupoles[i, 1, 0]),
+        0.5 * (quadrupoles[i, 0, 2] + quadrupoles[i, 2, 0]), quadrupoles[i, 1, 1],
+        0.5 * (quadrupoles[i, 1, 2] + quadrupoles[i, 2, 1]), quadrupoles[i, 2, 2],
     )  # fmt: skip
 
 
 @_helper
-def _locate(position, inverse, shape, order, corner, offset):
+def _locate(i, positions, inverse, shape, order, corner, offset):
     """First mesh point of an atom's patch, in [0, N) on each axis, and t − ½ for the splines."""
     for axis in range(3):
-        s = position[0] * inverse[0, axis] + position[1] * inverse[1, axis] + position[2] * inverse[2, axis]
+        s = positions[i, 0] * inverse[0, axis] + positions[i, 1] * inverse[1, axis] + positions[i, 2] * inverse[2, axis]
         x = (s - math.floor(s)) * shape[axis]
         cell = math.floor(x)
         offset[axis] = x - cell - 0.5
@@ -147,7 +152,6 @@ def spread(positions, inverse, shape, order, table, slabs, members, charges, dip
         for d in range(3):
             g[c, d] = inverse[c, d] * shape[d]
     derivatives = 2 if len(quadrupoles) > 0 else 1
-    none = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     for slab in numba.prange(len(slabs) - 1):
         first, last = slabs[slab], slabs[slab + 1]
         mesh[first:last] = 0.0
@@ -156,12 +160,12 @@ def spread(positions, inverse, shape, order, table, slabs, members, charges, dip
         corner, rows, offset = np.empty(3, np.int64), np.empty((2, LANES), np.int64), np.empty(3)
         for p in range(len(members)):
             i = members[p]
-            _locate(positions[i], inverse, shape, order, corner, offset)
+            _locate(i, positions, inverse, shape, order, corner, offset)
             x, end = corner[0], corner[0] + order
             if (x < last and end > first) or end - shape[0] > first:
                 _rows(corner, shape, order, rows)
                 _weights(offset, polynomials, derivatives, s)
-                u, m = _in_grid(g, dipoles[i], _six(quadrupoles[i]) if len(quadrupoles) > 0 else none)
+                u, m = _in_grid(g, *_moments(i, dipoles, quadrupoles))
                 _spread_atom(charges[i], u, m, rows, order, start, stop, s, flat)
         for x in range(first, last):
             for y in range(ny):
@@ -217,21 +221,21 @@ def _along(s, row, derivative):
 
 
 @_helper
-def _low_derivatives(g, s, out):
+def _low_derivatives(g, s, i, out):
     """φ, F = −∇φ and ∇∇φ (six) in Cartesian coordinates from the line sums; returns the ∇φ, ∇∇φ of the mesh."""
     x, y, z = _along(s, 3, 0), _along(s, 1, 0), _along(s, 0, 1)
     xx, xy, xz = _along(s, 5, 0), _along(s, 4, 0), _along(s, 3, 1)
     yy, yz, zz = _along(s, 2, 0), _along(s, 1, 1), _along(s, 0, 2)
-    out[0] = _along(s, 0, 0)
+    out[i, 0] = _along(s, 0, 0)
     for c in range(3):
-        out[1 + c] = -(g[c, 0] * x + g[c, 1] * y + g[c, 2] * z)
+        out[i, 1 + c] = -(g[c, 0] * x + g[c, 1] * y + g[c, 2] * z)
     k = 4
     for c in range(3):
         hx = g[c, 0] * xx + g[c, 1] * xy + g[c, 2] * xz
         hy = g[c, 0] * xy + g[c, 1] * yy + g[c, 2] * yz
         hz = g[c, 0] * xz + g[c, 1] * yz + g[c, 2] * zz
         for d in range(c, 3):
-            out[k] = hx * g[d, 0] + hy * g[d, 1] + hz * g[d, 2]
+            out[i, k] = hx * g[d, 0] + hy * g[d, 1] + hz * g[d, 2]
             k += 1
     return (x, y, z), (xx, xy, xz, yy, yz, zz)
 
@@ -276,13 +280,13 @@ def interpolate(positions, inverse, shape, order, table, members, mesh, charges,
         corner, rows, offset = np.empty(3, np.int64), np.empty((2, LANES), np.int64), np.empty(3)
         for p in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             i = members[p]
-            _locate(positions[i], inverse, shape, order, corner, offset)
+            _locate(i, positions, inverse, shape, order, corner, offset)
             _rows(corner, shape, order, rows)
             _weights(offset, polynomials, highest, s)
             _gather(rows, order, highest, s, flat)
-            first, second = _low_derivatives(g, s, out[i])
+            first, second = _low_derivatives(g, s, i, out)
             if highest == 3:
-                u, m = _in_grid(g, dipoles[i], _six(quadrupoles[i]))
+                u, m = _in_grid(g, *_moments(i, dipoles, quadrupoles))
                 out[i, 10], out[i, 11], out[i, 12] = _force(g, charges[i], u, m, first, second, s)
 
 
@@ -302,5 +306,5 @@ def find_corners(positions, inverse, shape, order, out):
     """First mesh point of each atom's patch along the first two axes: ``out`` (n, 2) int64 out."""
     corner, offset = np.empty(3, np.int64), np.empty(3)
     for i in range(len(positions)):
-        _locate(positions[i], inverse, shape, order, corner, offset)
+        _locate(i, positions, inverse, shape, order, corner, offset)
         out[i, 0], out[i, 1] = corner[0], corner[1]
