@@ -349,9 +349,13 @@ def _electrostatics(ewald: Module) -> Electrostatics:
     sigma, dl = ewald.number("sigma"), ewald.number("dl")
     if sigma <= 0 or dl <= 0:
         raise ewald.refusal(f"has sigma = {sigma:g}, dl = {dl:g}")
+    reach = 2 * math.pi / dl
     derived = {
-        "sigma_sq_half": sigma * sigma / 2, "twopi": 2 * math.pi, "twopi_sq": 4 * math.pi**2, "k_sq_max": (2 * math.pi / dl) * (2 * math.pi / dl)
-    }  # fmt: skip
+        "sigma_sq_half": sigma * sigma / 2,
+        "twopi": 2 * math.pi,
+        "twopi_sq": 4 * math.pi**2,
+        "k_sq_max": reach * reach,
+    }
     for key, value in derived.items():
         if ewald.get(key) is not None and not math.isclose(ewald.number(key), value, rel_tol=1e-12):
             raise ewald.refusal(f"has {key} = {ewald.number(key):g}, which sigma and dl do not give ({value:g})")
