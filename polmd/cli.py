@@ -134,6 +134,94 @@ def convert(
         )
 
 
+@app.command("eval")
+def evaluate(
+    frames: Annotated[list[Path], typer.Argument(help="structure files, any format ASE knows", show_default=False)],
+    model: Annotated[str, typer.Option(help="Model file or bundled name.")] = "water",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Results to write: .json, .h5, .csv or .xyz; may be given several times."),
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Directory for parity plots (PNG).")] = None,
+    selection: Annotated[str, typer.Option("--frames", help="Frames of each file: a number or start:stop:step.")] = ":",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="QUANTITY=KEY, the key of a label, or QUANTITY=none; quantities: energy, forces, stress, dipole, "
+            "born_charges, polarizability."
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Key that names the kind of a frame, or 'file'; errors are given for each kind.")
+    ] = None,
+    fit_energy_offsets: Annotated[
+        bool, typer.Option("--fit-energy-offsets", help="Fit one energy per element before energies are compared.")
+    ] = False,
+    moments: Annotated[bool, typer.Option("--moments", help="Multipoles, dipole moment, polarisability.")] = False,
+    born: Annotated[bool, typer.Option("--born", help="Born effective charges.")] = False,
+    displacement: Annotated[
+        Literal["edge", "phase"], typer.Option(help="Of Born charges: true vectors, or as published.")
+    ] = "edge",
+    acoustic_sum_rule: Annotated[
+        bool, typer.Option(help="Subtract the mean of the Born charges over the atoms.")
+    ] = True,
+    born_charge_scale: Annotated[float, typer.Option(help="Factor of the Born charges.")] = 1.0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes; by default each frame is evaluated with all threads.")
+    ] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Evaluate a model on structures: predictions, errors against labels, energy differences.
+
+    Labels are found by name and shown; where several could be meant, --label decides. Exit code 1 when a frame could not
+    be evaluated; the results hold the others.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from polmd.errors import InputError
+    from polmd.evaluation import Settings, read_frames
+    from polmd.evaluation import evaluate as run_evaluation
+    from polmd.evaluation.plots import check_plots, write_parity_plots
+    from polmd.evaluation.report import summary
+    from polmd.evaluation.results import check_output, write_results
+    from polmd.model.file import load_model
+
+    labels = dict(part.partition("=")[::2] for part in label or [])
+    if any(not key for key in labels.values()):
+        raise InputError("--label takes QUANTITY=KEY, for example forces=REF_forces")
+    for path in out or []:
+        check_output(path, overwrite=overwrite)
+    if plots is not None:
+        check_plots(plots)
+    loaded = load_model(model)
+    structures = read_frames(frames, selection)
+    settings = Settings(moments, born, displacement, acoustic_sum_rule, born_charge_scale)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("frames", total=len(structures))
+        result = run_evaluation(
+            loaded,
+            structures,
+            settings,
+            labels=labels,
+            group_by=group_by,
+            fit_energy_offsets=fit_energy_offsets,
+            jobs=jobs,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    for line in summary(result):
+        typer.echo(line)
+    for path in out or []:
+        write_results(result, path, overwrite=overwrite)
+        typer.echo(f"results written to {path}")
+    if plots is not None:
+        for path in write_parity_plots(result, plots, overwrite=overwrite):
+            typer.echo(f"plot written to {path}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
 @app.command()
 def electrostatics(
     structure: Annotated[Path, typer.Argument(help="structure with multipoles as per-atom arrays", show_default=False)],
