@@ -168,9 +168,13 @@ def _compare(out: Evaluation, quantity: str) -> None:
         symbols = [out.frames[k].symbols for k, _, _ in found]
         kinds = [[out.kinds[k]] * len(out.frames[k].system) for k, _, _ in found]
         out.metrics[quantity] = grouped(pairs, unit, {"elements": symbols, "kinds": kinds})
+        if quantity == "born_charges":
+            _note_sign(out, quantity, pairs)
         return
     groups = {"kinds": [[out.kinds[k]] for k, _, _ in found]}
     out.metrics[quantity] = grouped(pairs, unit, groups)
+    if quantity == "dipole":
+        _note_sign(out, quantity, pairs)
     if quantity != "energy":
         return
     sizes = [len(out.frames[k].system) for k, _, _ in found]
@@ -191,6 +195,17 @@ def _compare(out: Evaluation, quantity: str) -> None:
         out.notes.append(
             f"energies differ from their labels by nearly the same {metric['bias']:.4f} eV per atom: the model has other "
             "atomic energies than the labels (--fit-energy-offsets compares without them)"
+        )
+
+
+def _note_sign(out: Evaluation, quantity: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Energies fix the moments only up to a common sign: say so when the other one fits better."""
+    flipped = errors(-np.concatenate([np.ravel(p) for p, _ in pairs]), np.concatenate([np.ravel(l) for _, l in pairs]))
+    if flipped["rmse"] < out.metrics[quantity]["rmse"]:
+        out.metrics[quantity]["opposite_sign"] = flipped
+        out.notes.append(
+            f"{quantity}: with the opposite sign the RMSE is {flipped['rmse']:.4g} {LABELS[quantity].unit}; energies fix "
+            "charges and moments only up to a common sign"
         )
 
 

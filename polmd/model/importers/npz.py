@@ -206,7 +206,7 @@ def _readout(arrays: dict[str, np.ndarray], short: str) -> Readout:
         hidden=[arrays[f"{short}_w0"].shape[0], arrays[f"{short}_w1"].shape[0]],
         bias=f"{short}_b0" in arrays,
         linear=f"{short}_wl" in arrays,
-        linear_bias=f"{short}_bl" in arrays,
+        linear_bias=f"{short}_wl" not in arrays or f"{short}_bl" in arrays,
     )
 
 
