@@ -11,6 +11,7 @@ imports, execution, processes, sockets, other files.
 from __future__ import annotations
 
 import argparse
+import codecs
 import itertools
 import pickletools
 import random
@@ -199,6 +200,8 @@ def main() -> None:
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _expired)
+    for name in ("raw_unicode_escape", "latin1", "cp437", "utf-8", "ascii"):
+        codecs.lookup(name)  # Python imports a codec when it is first used
     sys.addaudithook(_audit)
     directory = Path(tempfile.mkdtemp(prefix="polmd-fuzz-"))
     start = time.monotonic()

@@ -70,7 +70,7 @@ def choose_labels(
         if not usable:
             notes += [f"not used: {key}, its shape is not that of {quantity}" for key in candidates]
             continue
-        usable.sort(key=lambda key: label.names.index(_base(key)))
+        usable.sort(key=lambda key: (label.names.index(_base(key)), key.lower() != _base(key)))
         different = [key for key in usable[1:] if not _same(frames, usable[0], key)]
         if different:
             raise InputError(
