@@ -34,7 +34,7 @@ import polmd
 from polmd.model.importers import read_weights
 from polmd.model.importers.npz import write_npz
 
-#: Longest time for one input, s, and most memory of the process, bytes.
+#: Longest processor time for one input, s, and most memory of the process, bytes.
 LIMIT, MEMORY = 20, 6 << 30
 
 _watched: Path | None = None
@@ -175,7 +175,7 @@ def run(count: int, seed: int, directory: Path) -> Counter:
         else:
             content = rng.choice(sources).mutated(rng, marker)
         path.write_bytes(content)
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
         _watched = path if k >= 0 else None
         try:
             read_weights(path)
@@ -186,7 +186,7 @@ def run(count: int, seed: int, directory: Path) -> Counter:
             end = traceback.format_exc()
         finally:
             _watched = None
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if end not in ("model", "InputError") or _events or marker.exists():
             raise AssertionError(f"input {k} of seed {seed}, kept as {path}: {end}; {_events[:3]}; {marker.exists()=}")
         ends[end] += k >= 0
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    signal.signal(signal.SIGALRM, _expired)
+    signal.signal(signal.SIGPROF, _expired)
     for name in ("raw_unicode_escape", "latin1", "cp437", "utf-8", "ascii"):
         codecs.lookup(name)  # Python imports a codec when it is first used
     sys.addaudithook(_audit)
