@@ -30,6 +30,9 @@ def model_card(model: Model) -> Iterator[str]:
         f"{a.n_radial}, max_l {a.max_l}, ν {a.max_nu}, {a.n_channels} species channels "
         f"({a.n_embedding_neighbor} × {a.n_embedding_center}), {a.n_features} features"
     )
+    for layer in a.message_passing:
+        terms = {"memory": layer.memory, "decaying neighbours": layer.decay, "edges weighted by h(B)": layer.chi}
+        yield f"message passing: {', '.join(k for k, v in terms.items() if v)}; times {layer.norm:.6g}"
     for name, readout in (
         ("energy", a.energy), ("charge", a.charge), ("scalar polarisability", a.scalar_polarizability)
     ):  # fmt: skip

@@ -20,13 +20,17 @@ from pydantic import ValidationError
 
 from polmd.model.architecture import (
     Architecture,
+    Chi,
     Electrostatics,
     Flags,
     Header,
+    MessagePassing,
     Readout,
     Scales,
     TensorReadout,
     invariant_pairs,
+    monomials,
+    multinomial,
     products_nu2,
     products_nu3,
     tensor_terms,
@@ -168,13 +172,6 @@ def _representation(cace: Module, arrays: dict[str, np.ndarray]) -> Architecture
     if not plain or not all(type(z) is int and 1 <= z <= 118 for z in elements):
         raise cace.refusal("has no list of elements zs")
     cace.require("charge_spin_key", None)
-    if cace.integer("num_message_passing") != 0:
-        layers = cace.child("message_passing_list", "ModuleList")
-        kinds = sorted({name for layer in layers.children() for name in layer.child_names()})
-        raise cace.refusal(
-            f"has {cace.integer('num_message_passing')} message-passing layers ({', '.join(kinds) or 'empty'}), which "
-            "polmd does not evaluate"
-        )
     nz, max_l, max_nu = len(elements), cace.integer("max_l"), cace.integer("max_nu")
     if max_l not in (2, 3) or max_nu not in (2, 3):
         raise cace.refusal(f"has max_l = {max_l}, max_nu = {max_nu}; polmd evaluates 2 and 3 of either")
@@ -206,8 +203,8 @@ def _representation(cace: Module, arrays: dict[str, np.ndarray]) -> Architecture
         raise envelope.refusal(f"has p = {exponent:g}; polmd evaluates whole numbers")
 
     angular = cace.child("angular_basis", "AngularComponent", "AngularComponent_GPU")
-    monomials = _monomials(max_l)
-    if _plain(angular.get("lxlylz_list")) != monomials:
+    exponents = monomials(max_l)
+    if _plain(angular.get("lxlylz_list")) != exponents:
         raise angular.refusal("lists the monomials in another order")
     transform = cace.child("radial_transform", "SharedRadialLinearTransform")
     lists = transform.child("weights", "ParameterList")
@@ -223,8 +220,14 @@ def _representation(cace: Module, arrays: dict[str, np.ndarray]) -> Architecture
             weight = np.repeat(weight[:, :, None], channels, axis=2)
         arrays[f"radial/mixing_{level}"] = weight
     symmetrizer = cace.child("symmetrizer", "Symmetrizer")
-    if _program(symmetrizer.get("vec_dict_allnu")) != _expected_program(max_l, max_nu, monomials):
+    if _program(symmetrizer.get("vec_dict_allnu")) != _expected_program(max_l, max_nu, exponents):
         raise symmetrizer.refusal("combines the descriptor in a way that polmd does not know")
+
+    layers = cace.child("message_passing_list", "ModuleList").children() if cace.has("message_passing_list") else []
+    if len(layers) != cace.integer("num_message_passing"):
+        raise cace.refusal(f"has {len(layers)} message-passing layers, but says {cace.integer('num_message_passing')}")
+    norm = cace.number("mp_norm_factor") if layers else 1.0
+    messages = [_message(layer, t, norm, max_l, n_radial, channels, arrays) for t, layer in enumerate(layers)]
 
     arrays["radial/frequencies"] = frequencies
     arrays["embedding/neighbor"], arrays["embedding/center"] = sender, receiver
@@ -239,7 +242,65 @@ def _representation(cace: Module, arrays: dict[str, np.ndarray]) -> Architecture
         n_embedding_neighbor=sender.shape[1],
         n_embedding_center=receiver.shape[1],
         energy=Readout(hidden=[1, 1]),
+        message_passing=messages,
     )
+
+
+def _message(
+    layer: Module, t: int, norm: float, max_l: int, n_radial: int, channels: int, arrays: dict[str, np.ndarray]
+) -> MessagePassing:
+    """One layer of messages: memory of the node, decaying A of the neighbours, edges weighted by their B; each or none."""
+    memory, decay, chi = layer.optional_children("NodeMemory", "MessageAr", "MessageBchi")
+    tables = [
+        (memory, "memory_coef", "memory"),
+        (decay, "prefactor", "decay_prefactor"),
+        (decay, "invr0", "decay_rate"),
+    ]
+    for module, key, name in tables:
+        if module is None:
+            continue
+        values = module.child(key, "ParameterList")
+        for level in range(max_l + 1):
+            arrays[f"message_{t}/{name}_{level}"] = values.weights(str(level), n_radial, channels)
+    if memory is None and decay is None and chi is None:
+        raise layer.refusal("passes nothing")
+    return MessagePassing(
+        norm=norm,
+        memory=memory is not None,
+        decay=decay is not None,
+        chi=_chi(chi, t, max_l, channels, arrays) if chi is not None else None,
+    )
+
+
+def _chi(module: Module, t: int, max_l: int, channels: int, arrays: dict[str, np.ndarray]) -> Chi:
+    """The network of B that weights the edges, per level and channel as the module shares them."""
+    module.require("residual", False, default=False)
+    module.require("use_batchnorm", False, default=False)
+    per_channel = not module.boolean("shared_channels", True)
+    per_level = not module.boolean("shared_l", True)
+    n_out = (max_l + 1 if per_level else 1) * (channels if per_channel else 1)
+    if per_level:
+        expected = np.zeros((max_l + 1, len(monomials(max_l))))
+        for k, m in enumerate(monomials(max_l)):
+            expected[sum(m), k] = 1.0
+        if not np.array_equal(module.weights("l_matrix", *expected.shape), expected):
+            raise module.refusal("groups the monomials otherwise than by level")
+    if not module.has("hnet"):
+        raise module.refusal("has no layers: the model was saved before it was evaluated for the first time")
+    layers = [_dense(layer) for layer in module.child("hnet", "Sequential").children()]
+    if not layers or [name for _, name in layers] != ["silu"] * (len(layers) - 1) + ["Identity"]:
+        raise module.refusal(
+            f"has layers followed by {[name for _, name in layers]}; polmd evaluates SiLU between them"
+        )
+    biased = any(linear.array("bias", optional=True) is not None for linear, _ in layers)
+    widths: list[int] = []
+    for k, (linear, _) in enumerate(layers):
+        weight = linear.weights("weight", n_out if k == len(layers) - 1 else None, widths[-1] if widths else None)
+        widths.append(weight.shape[0])
+        arrays[f"message_{t}/chi_weight_{k}"] = weight
+        if biased:
+            arrays[f"message_{t}/chi_bias_{k}"] = _bias(linear, weight)
+    return Chi(hidden=widths[:-1], bias=biased, per_level=per_level, per_channel=per_channel)
 
 
 def _readout(
@@ -510,28 +571,12 @@ def _check_l_features(checkpoint: Checkpoint, descriptor: Architecture) -> None:
     products.require("max_l_out", 2)
     products.require("max_l", descriptor.max_l)
     products.require("max_nu", descriptor.max_nu)
-    if _plain(products.get("lxlylz_list")) != _monomials(descriptor.max_l):
+    if _plain(products.get("lxlylz_list")) != monomials(descriptor.max_l):
         raise products.refusal("lists the monomials in another order")
     if _plain(products.get("nu2_combos")) != products_nu2(descriptor.max_l):
         raise products.refusal("forms other products of two tensors")
     if descriptor.max_nu == 3 and _plain(products.get("nu3_combos")) != products_nu3(descriptor.max_l, 3):
         raise products.refusal("forms other products of three tensors")
-
-
-def _monomials(max_l: int) -> list[tuple[int, int, int]]:
-    """Exponents of the angular functions, in the order of the weights: within a level x, then y, then z of each member
-    of the level before is raised, first occurrences kept."""
-    level = [(0, 0, 0)]
-    every = list(level)
-    for _ in range(max_l):
-        raised = [m for x, y, z in level for m in ((x + 1, y, z), (x, y + 1, z), (x, y, z + 1))]
-        level = list(dict.fromkeys(raised))
-        every += level
-    return every
-
-
-def _multinomial(m: tuple[int, int, int]) -> int:
-    return math.factorial(sum(m)) // math.prod(math.factorial(x) for x in m)
 
 
 def _plain(value: Any) -> list[tuple[int, ...]] | None:
@@ -567,11 +612,11 @@ def _program(value: Any) -> Any:
     return out
 
 
-def _expected_program(max_l: int, max_nu: int, monomials: list[tuple[int, int, int]]) -> Any:
+def _expected_program(max_l: int, max_nu: int, exponents: list[tuple[int, int, int]]) -> Any:
     """The same of the invariants that polmd evaluates."""
-    by_level = {level: [m for m in monomials if sum(m) == level] for level in range(max_l + 1)}
+    by_level = {level: [m for m in exponents if sum(m) == level] for level in range(max_l + 1)}
     out: dict[int, list] = {
-        2: [(level, Counter(((m, m), _multinomial(m)) for m in by_level[level])) for level in range(1, max_l + 1)]
+        2: [(level, Counter(((m, m), multinomial(m)) for m in by_level[level])) for level in range(1, max_l + 1)]
     }
     if max_nu == 3:
         out[3] = []
@@ -580,6 +625,6 @@ def _expected_program(max_l: int, max_nu: int, monomials: list[tuple[int, int, i
             for m1 in by_level[l1]:
                 for m2 in by_level[l2]:
                     m3 = tuple(a + b for a, b in zip(m1, m2, strict=True))
-                    products[(m1, m2, m3), _multinomial(m1) * _multinomial(m2)] += 1
+                    products[(m1, m2, m3), multinomial(m1) * multinomial(m2)] += 1
             out[3].append(((l1, l2), products))
     return out

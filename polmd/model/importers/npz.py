@@ -98,6 +98,8 @@ def write_npz(model: Model, path: str | os.PathLike, *, overwrite: bool = False)
         raise OutputError(f"{path} exists; choose another name or allow overwriting")
     header = model.header
     a = header.architecture
+    if a.message_passing:
+        raise OutputError(f"{path}: the layout of plain arrays has no message passing; keep the model file")
     meta: dict[str, Any] = {
         "name": header.name, "max_l": a.max_l, "max_nu": a.max_nu, "charge_scale": header.scales.charge,
         "kappa_scale": header.scales.charge_response, "norm_factor": header.electrostatics.norm_factor,

@@ -36,6 +36,11 @@ _ATTRIBUTES: dict[str, str] = {
     "cace.modules.radial_transform.SharedRadialLinearTransform": "max_l radial_dim radial_embedding_dim channel_dim",
     "cace.modules.symmetrize_basis.Symmetrizer": "max_nu max_l l_list_indices vec_dict_allnu indice_dict_allnu",
     "cace.modules.symmetrize_basis.Symmetrizer_A": "lxlylz_list max_l max_l_out max_nu nu2_combos nu3_combos",
+    "cace.modules.interaction.NodeMemory": "max_l radial_embedding_dim channel_dim",
+    "cace.modules.interaction.MessageAr": "radial_embedding_dim channel_dim",
+    "cace.modules.interaction.MessageBchi": (
+        "n_in n_hidden n_layers activation residual use_batchnorm shared_channels shared_l nl nlxlylz nc hnet"
+    ),
     "cace.modules.preprocess.Preprocess": "",
     "cace.modules.atomwise.Atomwise": (
         "output_key model_outputs per_atom_output_key descriptor_output_key n_out n_in n_hidden n_layers activation "
@@ -92,7 +97,6 @@ BESIDE = {
 }  # fmt: skip
 # Known, so that the refusal says what it is; polmd cannot evaluate them.
 _UNSUPPORTED = {
-    "cace.modules.interaction.MessageBchi", "cace.modules.interaction.MessageAr", "cace.modules.interaction.NodeMemory",
     "cace.modules.interaction.MessageArMLP", "cace.modules.interaction.MessageBA",
     "cace.modules.radial.GaussianRBF", "cace.modules.radial.GaussianRBFCentered",
     "cace.modules.radial.ExponentialDecayRBF", "cace.modules.cutoff.CosineCutoff", "cace.modules.cutoff.MollifierCutoff",
@@ -207,10 +211,12 @@ class Module:
             raise self.refusal(f"has no numbers {key}")
         return self.checkpoint.array(value, f"{self.path}.{key}")
 
-    def child_names(self) -> list[str]:
-        """Class names of all children, whatever they are; for messages."""
-        values = self._state.get("_modules", {}).values()
-        return [v.kind.rpartition(".")[2] for v in values if isinstance(v, Record)]
+    def optional_children(self, *names: str) -> list[Module | None]:
+        """Children of a list of fixed places, each of the class given or None."""
+        modules = self._state.get("_modules", {})
+        if list(modules) != [str(k) for k in range(len(names))]:
+            raise self.refusal(f"does not have the places {', '.join(names)}")
+        return [self.child(str(k), name) if modules[str(k)] is not None else None for k, name in enumerate(names)]
 
     def weights(self, key: str, *shape: int | None) -> np.ndarray:
         """A parameter or buffer in floating point, of the shape given (None: any length)."""
