@@ -188,6 +188,36 @@ def _cace_atomwise(arrays, name, readout, output, per_atom=None):
     )  # fmt: skip
 
 
+def _message(model: Model, t: int) -> Obj:
+    """One layer of messages: NodeMemory, MessageAr, MessageBchi, or None in their places."""
+    a, w, layer = model.header.architecture, model.arrays, model.header.architecture.message_passing[t]
+    places: list = [None, None, None]
+
+    def tables(name):
+        weights = {str(L): w[f"message_{t}/{name}_{L}"] for L in range(a.max_l + 1)}
+        return module(_NN + "container.ParameterList", parameters=weights, _size=len(weights))
+
+    i = "cace.modules.interaction."
+    sizes = {"radial_embedding_dim": a.n_radial, "channel_dim": a.n_channels}
+    if layer.memory:
+        places[0] = module(i + "NodeMemory", {"memory_coef": tables("memory")}, max_l=a.max_l, **sizes)
+    if layer.decay:
+        lists = {"prefactor": tables("decay_prefactor"), "invr0": tables("decay_rate")}
+        places[1] = module(i + "MessageAr", lists, **sizes)
+    if layer.chi is not None:
+        n = len(layer.chi.hidden) + 1
+        steps = [(w[f"message_{t}/chi_weight_{k}"], w.get(f"message_{t}/chi_bias_{k}")) for k in range(n)]
+        net = _sequence("Sequential", [_dense("cace.modules", *x, last=k == n - 1) for k, x in enumerate(steps)])
+        exponents = monomials(a.max_l)
+        groups = np.array([[float(sum(m) == L) for m in exponents] for L in range(a.max_l + 1)])
+        places[2] = module(
+            i + "MessageBchi", {"hnet": net}, buffers={"l_matrix": groups} if layer.chi.per_level else {},
+            n_layers=n, activation=SILU, residual=False, use_batchnorm=False, shared_l=not layer.chi.per_level,
+            shared_channels=not layer.chi.per_channel,
+        )  # fmt: skip
+    return _sequence("ModuleList", places)
+
+
 def representation(model: Model, *, tensors: bool) -> Obj:
     a, w = model.header.architecture, model.arrays
     dtype = w["radial/frequencies"].dtype
@@ -246,7 +276,7 @@ def representation(model: Model, *, tensors: bool) -> Obj:
         "symmetrizer": module(
             m + "symmetrize_basis.Symmetrizer", max_nu=a.max_nu, max_l=a.max_l, vec_dict_allnu=program
         ),
-        "message_passing_list": _sequence("ModuleList", []),
+        "message_passing_list": _sequence("ModuleList", [_message(model, t) for t in range(len(a.message_passing))]),
     }
     state: dict = {}
     if tensors:
@@ -262,9 +292,10 @@ def representation(model: Model, *, tensors: bool) -> Obj:
         )
     return module(
         "cace.representations.cace_representation.Cace", modules, zs=a.elements, nz=len(a.elements),
-        n_atom_basis=a.n_embedding_neighbor, cutoff=a.cutoff_A, max_l=a.max_l, max_nu=a.max_nu, num_message_passing=0,
-        mp_norm_factor=0.31622776601683794, l_list=exponents, device=Raw(b"ctorch\ndevice\n(X\x03\x00\x00\x00cputR"),
-        **state,
+        n_atom_basis=a.n_embedding_neighbor, cutoff=a.cutoff_A, max_l=a.max_l, max_nu=a.max_nu,
+        num_message_passing=len(a.message_passing),
+        mp_norm_factor=next((x.norm for x in a.message_passing), 10**-0.5),
+        l_list=exponents, device=Raw(b"ctorch\ndevice\n(X\x03\x00\x00\x00cputR"), **state,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from random_models import random_model
 
 import polmd
+from polmd.model.architecture import Chi, MessagePassing
 from polmd.model.importers import read_weights
 from polmd.model.importers.npz import write_npz
 
@@ -164,7 +165,9 @@ def run(count: int, seed: int, directory: Path) -> Counter:
     """Read ``count`` inputs; returns how they ended. Raises AssertionError with the input kept in ``directory``."""
     global _watched
     rng, marker, path = random.Random(seed), directory / "marker", directory / "input.pth"
+    layer = MessagePassing(norm=0.5, memory=True, decay=True, chi=Chi(per_level=True, per_channel=True))
     models = [random_model(2, 2, predicts=("charges",)), random_model(2, 3)]
+    models.append(random_model(2, 2, predicts=("charges",), n_radial=2, messages=(layer,)))
     sources = [Source(checkpoints.les(m)) for m in models] + [Source(checkpoints.native(models[0]))]
     write_npz(models[1], directory / "a.npz")
     archive = (directory / "a.npz").read_bytes()

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import checkpoints
+import h5py
 import numpy as np
 import pytest
 from checkpoints import Obj, Ordered, Param, Raw, Symbol, archive, payload
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from random_models import FULL, random_model
 
 import polmd
-from polmd.model.architecture import Readout, Scales
+from polmd.model.architecture import Chi, MessagePassing, Readout, Scales
 from polmd.model.importers import parse_atomic_energies, read_weights
 from polmd.model.importers.cace import read_checkpoint
 from polmd.model.importers.npz import read_npz, write_npz
@@ -125,8 +126,11 @@ def test_published_checkpoints(shared: Path) -> None:
     for path in sorted(folder.glob("*.npz")):
         twin, model = read_npz(path), read_checkpoint(path.with_suffix(".pth"))
         _same(twin, model)
-    with pytest.raises(polmd.InputError, match=r"1 message-passing layers \(MessageBchi\)"):
-        read_checkpoint(folder / "cace_les_dipeptide_message_passing.pth")
+    model = read_checkpoint(folder / "cace_les_dipeptide_message_passing.pth")
+    layers = model.header.architecture.message_passing
+    assert layers == [
+        MessagePassing(norm=10**-0.5, memory=False, decay=False, chi=Chi(per_level=True, per_channel=True))
+    ]
 
 
 def _find(tree, name: str) -> list[Obj]:
@@ -220,13 +224,72 @@ def test_what_polmd_cannot_evaluate_is_refused_by_name(tmp_path: Path, name: str
     _refused(tmp_path, archive(tree), pattern)
 
 
-def test_message_passing_is_refused(tmp_path: Path) -> None:
-    tree = checkpoints.les(_small())
+ALL = MessagePassing(norm=0.5, memory=True, decay=True, chi=Chi(per_level=True, per_channel=True))
+_H = {"norm": 0.3, "memory": False, "decay": False}
+MESSAGES = {
+    "all": (ALL, ALL),
+    "memory and decay": (MessagePassing(norm=0.3, memory=True, decay=True, chi=None),),
+    "shared": (MessagePassing(**_H, chi=Chi(per_level=False, per_channel=False)),),
+    "deep, per channel": (MessagePassing(**_H, chi=Chi(hidden=[5, 4], bias=False, per_level=False, per_channel=True)),),
+    "per level": (MessagePassing(**_H, chi=Chi(hidden=[3], per_level=True, per_channel=False)),),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_message_passing(tmp_path: Path, name: str) -> None:
+    model = _small(messages=MESSAGES[name])
+    back = read_checkpoint(_saved(tmp_path / "m.pth", archive(checkpoints.les(model))))
+    _same(model, back)
+    back.save(tmp_path / "m.h5")
+    assert polmd.load_model(tmp_path / "m.h5").fingerprint() == back.fingerprint()
+    with pytest.raises(polmd.OutputError, match="no message passing"):
+        write_npz(back, tmp_path / "m.npz")
+
+
+WRONG_MESSAGES = {
+    "count": (lambda t: _find(t, "Cace")[0].state.update(num_message_passing=3), "has 2 message-passing layers, but says 3"),
+    "other groups": (
+        lambda t: _find(t, "MessageBchi")[0].state["_buffers"].update(l_matrix=Param(np.ones((3, 10)))),
+        "groups the monomials",
+    ),
+    "residual": (lambda t: _find(t, "MessageBchi")[0].state.update(residual=True), "residual = True"),
+    "another message": (lambda t: setattr(_find(t, "MessageAr")[0], "name", "MessageArMLP"), "is a MessageArMLP"),
+    "order": (
+        lambda t: setattr(_find(t, "MessageAr")[0], "name", "NodeMemory"), "is a NodeMemory; polmd evaluates MessageAr"
+    ),
+    "never evaluated": (lambda t: _find(t, "MessageBchi")[0].state["_modules"].update(hnet=None), "has no layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_MESSAGES)
+def test_other_message_passing_is_refused(tmp_path: Path, name: str) -> None:
+    change, pattern = WRONG_MESSAGES[name]
+    tree = checkpoints.les(_small(messages=(ALL, ALL)))
+    change(tree)
+    _refused(tmp_path, archive(tree), pattern)
+
+
+def test_message_passing_with_tensors_is_refused(tmp_path: Path) -> None:
+    tree = checkpoints.les(random_model(2, 2))
+    layers = checkpoints.les(_small(messages=(ALL,)))
     cace = _find(tree, "Cace")[0]
-    layer = checkpoints._sequence("ModuleList", [checkpoints.module(M + "interaction.MessageBchi", nl=3)])
     cace.state["num_message_passing"] = 1
-    cace.state["_modules"]["message_passing_list"] = checkpoints._sequence("ModuleList", [layer])
-    _refused(tmp_path, archive(tree), r"1 message-passing layers \(MessageBchi\)")
+    cace.state["_modules"]["message_passing_list"] = _find(layers, "Cace")[0].state["_modules"]["message_passing_list"]
+    _refused(tmp_path, archive(tree), "message passing with tensors")
+
+
+@pytest.mark.parametrize("name", ["torch_multipoles", "torch_message_passing"])
+def test_files_written_by_torch(data: Path, name: str) -> None:
+    """Whole modules with random weights, saved by PyTorch 2.13, against what they gave there in float64."""
+    model = read_checkpoint(data / f"{name}.pth")
+    with h5py.File(data / "checkpoints.h5") as h5:
+        for group in h5[name].values():
+            n = len(group["numbers"])
+            parts = [group[key][()] for key in ("numbers", "positions", "cell", "pbc")]
+            result = polmd.MultipolePotential(model).compute(polmd.System(*parts, np.ones(n), np.zeros((n, 3))))
+            assert result.energy == pytest.approx(group["energy"][()], rel=1e-12)
+            for value, expected in ((result.forces, group["forces"][()]), (result.charges, group["q"][()])):
+                assert np.abs(value - expected).max() < 1e-12 * np.abs(expected).max()
 
 
 def test_state_dictionaries_say_what_is_missing(tmp_path: Path) -> None:

@@ -470,6 +470,8 @@ def _wrapper(
     }  # fmt: skip
     wanted = {name: key for name, key in keys.items() if key is not None}
     if wanted:
+        if descriptor.message_passing:
+            raise wrapper.refusal(f"has message passing with tensors ({sorted(wanted)}), which polmd does not evaluate")
         if any(m.name == "LesWrapper" for m in before):
             raise wrapper.refusal("follows another LesWrapper, which changes the tensors")
         parts["tensor"], scale = _tensor_readout(wrapper, before, wanted, descriptor, arrays)
