@@ -275,7 +275,7 @@ def test_message_passing_with_tensors_is_refused(tmp_path: Path) -> None:
     cace = _find(tree, "Cace")[0]
     cace.state["num_message_passing"] = 1
     cace.state["_modules"]["message_passing_list"] = _find(layers, "Cace")[0].state["_modules"]["message_passing_list"]
-    _refused(tmp_path, archive(tree), "message passing with tensors")
+    _refused(tmp_path, archive(tree), "reads tensors after message passing")
 
 
 @pytest.mark.parametrize("name", ["torch_multipoles", "torch_message_passing"])

@@ -97,6 +97,9 @@ def _model(root: Module) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
         module = by_name[min(unknown)][0]
         raise module.refusal("is an output that polmd cannot evaluate")
 
+    if descriptor.message_passing and "TensorReadout" in by_name:
+        raise by_name["TensorReadout"][0].refusal("reads tensors after message passing, which polmd does not evaluate")
+
     terms = _energy_terms(root, by_name)
     energies = [m for m in by_name.get("Atomwise", []) if m.text("output_key") in terms]
     if len(energies) != 1:
@@ -470,8 +473,6 @@ def _wrapper(
     }  # fmt: skip
     wanted = {name: key for name, key in keys.items() if key is not None}
     if wanted:
-        if descriptor.message_passing:
-            raise wrapper.refusal(f"has message passing with tensors ({sorted(wanted)}), which polmd does not evaluate")
         if any(m.name == "LesWrapper" for m in before):
             raise wrapper.refusal("follows another LesWrapper, which changes the tensors")
         parts["tensor"], scale = _tensor_readout(wrapper, before, wanted, descriptor, arrays)
