@@ -66,7 +66,9 @@ def _network(model: Model, precision: str) -> LocalNetwork:
         from polmd.model.message_passing import MessagePassingNetwork
 
         if precision != "double":
-            raise InputError(f"model '{model.name}' has message passing: it is evaluated with precision = 'double' only")
+            raise InputError(
+                f"model '{model.name}' has message passing: it is evaluated with precision = 'double' only"
+            )
         return cast("LocalNetwork", MessagePassingNetwork(model))
     from polmd.model.network import LocalNetwork
 

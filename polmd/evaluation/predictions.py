@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -135,7 +135,7 @@ def _work(system: System) -> Prediction:
 
 
 def _one(potential: MultipolePotential, system: System, settings: Settings) -> Prediction:
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if settings.born_charges:
         options = {
             "born_charges": True,
@@ -144,7 +144,7 @@ def _one(potential: MultipolePotential, system: System, settings: Settings) -> P
             "born_charge_scale": settings.born_charge_scale,
         }
     try:
-        result = potential.compute(system, stress=system.periodic, **options)  # type: ignore[arg-type]
+        result: Any = potential.compute(system, stress=system.periodic, **options)
     except PolmdError as error:
         return Prediction(float("nan"), failure=str(error))
     arrays = {"forces": result.forces}
