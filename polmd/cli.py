@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Molecular dynamics with machine-learned polarizable atomic multipoles.",
 )
-models_app = typer.Typer(help="Bundled models.", invoke_without_command=True)
+models_app = typer.Typer(help="Bundled models, and what a model file holds.", invoke_without_command=True)
 build_app = typer.Typer(no_args_is_help=True, help="Build start structures.")
 app.add_typer(models_app, name="models")
 app.add_typer(build_app, name="build")
@@ -87,17 +87,139 @@ def export(
 
 @app.command()
 def convert(
-    weights: Annotated[Path, typer.Argument(help="weights as .npz", show_default=False)],
-    model_file: Annotated[Path, typer.Argument(help="model file to write (.h5)", show_default=False)],
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            help="PyTorch checkpoint of a CACE + LES model (.pth), plain arrays (.npz), model file or bundled name",
+            show_default=False,
+        ),
+    ],
+    model_file: Annotated[Path, typer.Argument(help="file to write: model file (.h5) or .npz", show_default=False)],
+    to: Annotated[
+        Literal["h5", "npz"] | None, typer.Option(help="Format to write; by default the suffix says it.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    atomic_energies: Annotated[
+        str | None,
+        typer.Option(help="Constant energies in eV that the weights leave out: H=-13.6,O=-432.1 or a JSON file."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, kept in the file.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn trained weights into a model file."""
-    from polmd.model.importers.npz import read_npz
+    """Turn trained weights into a model file, or a model into plain arrays. No code in the file is ever executed."""
+    from ase.data import chemical_symbols
 
-    model = read_npz(weights, name=name)
-    model.save(model_file, overwrite=overwrite)
-    typer.echo(f"{model_file}: model '{model.name}', {model.n_weights} weights, elements {model.elements}")
+    from polmd.model.file import Model
+    from polmd.model.importers import parse_atomic_energies, read_weights
+    from polmd.model.importers.npz import write_npz
+
+    energies = parse_atomic_energies(atomic_energies) if atomic_energies is not None else None
+    model = read_weights(weights, name=name, atomic_energies=energies)
+    header = model.header
+    changes = {} if header.provenance else {"provenance": f"converted from {weights.name}"}
+    if licence is not None:
+        changes["licence"] = licence
+    model = Model(header.model_copy(update=changes), model.arrays, model.source)
+    if to == "npz" or (to is None and model_file.suffix == ".npz"):
+        write_npz(model, model_file, overwrite=overwrite)
+    else:
+        model.save(model_file, overwrite=overwrite)
+    symbols = " ".join(chemical_symbols[z] for z in model.elements)
+    typer.echo(f"{model_file}: model '{model.name}', {model.n_weights} weights, elements {symbols}")
+    missing = [chemical_symbols[z] for z in model.elements if str(z) not in header.atomic_energies_eV]
+    if missing:
+        typer.echo(
+            f"note: no atomic energies for {' '.join(missing)}: total energies are relative to them "
+            "(--atomic-energies gives them)"
+        )
+
+
+@app.command("eval")
+def evaluate(
+    frames: Annotated[list[Path], typer.Argument(help="structure files, any format ASE knows", show_default=False)],
+    model: Annotated[str, typer.Option(help="Model file or bundled name.")] = "water",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Results to write: .json, .h5, .csv or .xyz; may be given several times."),
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Directory for parity plots (PNG).")] = None,
+    selection: Annotated[str, typer.Option("--frames", help="Frames of each file: a number or start:stop:step.")] = ":",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="QUANTITY=KEY, the key of a label, or QUANTITY=none; quantities: energy, forces, stress, dipole, "
+            "born_charges, polarizability."
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Key that names the kind of a frame, or 'file'; errors are given for each kind.")
+    ] = None,
+    fit_energy_offsets: Annotated[
+        bool, typer.Option("--fit-energy-offsets", help="Fit one energy per element before energies are compared.")
+    ] = False,
+    moments: Annotated[bool, typer.Option("--moments", help="Multipoles, dipole moment, polarisability.")] = False,
+    born: Annotated[bool, typer.Option("--born", help="Born effective charges.")] = False,
+    displacement: Annotated[
+        Literal["edge", "phase"], typer.Option(help="Of Born charges: true vectors, or as published.")
+    ] = "edge",
+    acoustic_sum_rule: Annotated[
+        bool, typer.Option(help="Subtract the mean of the Born charges over the atoms.")
+    ] = True,
+    born_charge_scale: Annotated[float, typer.Option(help="Factor of the Born charges.")] = 1.0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes; by default each frame is evaluated with all threads.")
+    ] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Evaluate a model on structures: predictions, errors against labels, energy differences.
+
+    Labels are found by name and shown; where several could be meant, --label decides. Exit code 1 when a frame could not
+    be evaluated; the results hold the others.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from polmd.errors import InputError
+    from polmd.evaluation import Settings, read_frames
+    from polmd.evaluation import evaluate as run_evaluation
+    from polmd.evaluation.plots import check_plots, write_parity_plots
+    from polmd.evaluation.report import summary
+    from polmd.evaluation.results import check_output, write_results
+    from polmd.model.file import load_model
+
+    labels = dict(part.partition("=")[::2] for part in label or [])
+    if any(not key for key in labels.values()):
+        raise InputError("--label takes QUANTITY=KEY, for example forces=REF_forces")
+    for path in out or []:
+        check_output(path, overwrite=overwrite)
+    if plots is not None:
+        check_plots(plots)
+    loaded = load_model(model)
+    structures = read_frames(frames, selection)
+    settings = Settings(moments, born, displacement, acoustic_sum_rule, born_charge_scale)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("frames", total=len(structures))
+        result = run_evaluation(
+            loaded,
+            structures,
+            settings,
+            labels=labels,
+            group_by=group_by,
+            fit_energy_offsets=fit_energy_offsets,
+            jobs=jobs,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    for line in summary(result):
+        typer.echo(line)
+    for path in out or []:
+        write_results(result, path, overwrite=overwrite)
+        typer.echo(f"results written to {path}")
+    if plots is not None:
+        for path in write_parity_plots(result, plots, overwrite=overwrite):
+            typer.echo(f"plot written to {path}")
+    if result.failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -177,6 +299,18 @@ def models(context: typer.Context) -> None:
         predicts = ", ".join(model.header.predicts) or "energies only"
         typer.echo(f"{name}: {symbols}; cutoff {model.cutoff:g} Å; {model.n_weights} weights; {predicts}")
         typer.echo(f"  {model.header.provenance} ({model.header.licence})")
+
+
+@models_app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="model file or bundled name", show_default=False)],
+) -> None:
+    """Describe a model: elements, architecture, electrostatics, energies, provenance, licence."""
+    from polmd.model.card import model_card
+    from polmd.model.file import load_model
+
+    for line in model_card(load_model(model)):
+        typer.echo(line)
 
 
 @build_app.command()

@@ -59,6 +59,19 @@ def read_frame(path: Path, index: int) -> tuple[str, list[str]]:
     return "".join(row + "\n" for row in wanted.rows), notes
 
 
+def read_frames(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The text of every frame and notes; InputError with the line of what is wrong."""
+    count = 0
+    try:
+        for frame in _frames(path):
+            yield "".join(row + "\n" for row in frame.rows), _check(path, frame)
+            count += 1
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if count == 0:
+        raise InputError(f"{path}: the file is empty")
+
+
 def _frames(path: Path) -> Iterator[Frame]:
     """Frames of the file; blank lines between them are skipped."""
     with open(path, encoding="utf-8", errors="replace") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from polmd.system import System
 
 if TYPE_CHECKING:
     from polmd.kernels.layout import Multipoles
+    from polmd.model.network import LocalNetwork
 
 DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
@@ -59,6 +60,21 @@ class Result:
     induced_dipoles: np.ndarray | None = None
 
 
+def _network(model: Model, precision: str) -> LocalNetwork:
+    """The compiled network, or the one for models with message passing, which has the same interface."""
+    if model.header.architecture.message_passing:
+        from polmd.model.message_passing import MessagePassingNetwork
+
+        if precision != "double":
+            raise InputError(
+                f"model '{model.name}' has message passing: it is evaluated with precision = 'double' only"
+            )
+        return cast("LocalNetwork", MessagePassingNetwork(model))
+    from polmd.model.network import LocalNetwork
+
+    return LocalNetwork(model, precision)
+
+
 class MultipolePotential:
     """A trained model as a potential: local network, Gaussian multipoles, one linear-response step.
 
@@ -94,12 +110,11 @@ class MultipolePotential:
         ):
             if value not in known:
                 raise InputError(f"{name} = {value!r} is not available; choose from {', '.join(map(repr, known))}")
-        from polmd.model.network import LocalNetwork
 
         self.model = model if isinstance(model, Model) else load_model(model)
         self.device, self.precision, self.method, self.tolerance = device, precision, method, tolerance
         self.neighbors = VerletList(self.model.cutoff, skin)
-        self._network = LocalNetwork(self.model, precision)
+        self._network = _network(self.model, precision)
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[np.ndarray, np.ndarray, float] | None = None

@@ -10,6 +10,7 @@ from polmd.model.architecture import (
     Electrostatics,
     Flags,
     Header,
+    MessagePassing,
     Readout,
     Scales,
     TensorReadout,
@@ -33,6 +34,7 @@ def random_model(
     scalar: Readout | None = None,
     charge: Readout | None = None,
     exponent: int = 6,
+    messages: tuple[MessagePassing, ...] = (),
     flags: tuple[str, ...] = (),
     seed: int = 0,
 ) -> Model:
@@ -52,6 +54,7 @@ def random_model(
         charge=(charge or Readout(hidden=[6, 3])) if "charges" in predicts else None,
         tensor=TensorReadout(hidden=hidden, outputs=outputs) if tensor else None,
         scalar_polarizability=scalar,
+        message_passing=list(messages),
     )
     rng = np.random.default_rng(seed)
     arrays = {k: rng.normal(size=shape) / np.sqrt(shape[-1]) for k, shape in array_shapes(architecture).items()}

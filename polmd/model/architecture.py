@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,6 +33,24 @@ class TensorReadout(_Strict):
     outputs: Width
 
 
+class Chi(_Strict):
+    """The network h of a message-passing layer: Linear, with SiLU between; one output per level and channel, or shared."""
+
+    hidden: Annotated[list[Width], Field(max_length=8)] = []
+    bias: bool = True
+    per_level: bool
+    per_channel: bool
+
+
+class MessagePassing(_Strict):
+    """One layer of messages (polmd/model/message_passing.py states the formulas)."""
+
+    norm: Positive
+    memory: bool
+    decay: bool
+    chi: Chi | None
+
+
 class Architecture(_Strict):
     """The local network (kernels/reference/network.py states the formulas)."""
 
@@ -48,6 +67,7 @@ class Architecture(_Strict):
     charge: Readout | None = None
     tensor: TensorReadout | None = None
     scalar_polarizability: Readout | None = None
+    message_passing: Annotated[list[MessagePassing], Field(max_length=8)] = []
 
     @property
     def n_channels(self) -> int:
@@ -61,7 +81,29 @@ class Architecture(_Strict):
 
     @property
     def n_features(self) -> int:
+        """Inputs of the readouts: the invariants of the descriptor and of every layer of messages."""
+        return self.n_layer_features * (1 + len(self.message_passing))
+
+    @property
+    def n_layer_features(self) -> int:
         return self.n_radial * self.n_invariants * self.n_channels
+
+
+def monomials(max_l: int) -> list[tuple[int, int, int]]:
+    """Exponents (lx, ly, lz) of the angular functions, in the order of the weights: within a level x, then y, then z of
+    each member of the level before is raised, first occurrences kept."""
+    level = [(0, 0, 0)]
+    every = list(level)
+    for _ in range(max_l):
+        raised = [m for x, y, z in level for m in ((x + 1, y, z), (x, y + 1, z), (x, y, z + 1))]
+        level = list(dict.fromkeys(raised))
+        every += level
+    return every
+
+
+def multinomial(m: tuple[int, int, int]) -> int:
+    """(lx+ly+lz)! / (lx! ly! lz!)."""
+    return math.factorial(sum(m)) // math.prod(math.factorial(x) for x in m)
 
 
 def invariant_pairs(max_l: int) -> list[tuple[int, int]]:
@@ -161,6 +203,8 @@ class Header(_Strict):
             raise ValueError("the tensor readout has too few outputs for α and Q")
         if a.scalar_polarizability is not None and "polarizabilities" not in wanted:
             raise ValueError("a scalar polarisability readout without predicted polarisabilities")
+        if a.message_passing and tensors:
+            raise ValueError("message passing with tensors (dipoles, quadrupoles, κ, α) is not evaluated")
         unknown = set(self.atomic_energies_eV) - {str(z) for z in a.elements}
         if unknown:
             raise ValueError(f"atomic energies for elements that the model does not have: {sorted(unknown)}")
@@ -190,6 +234,20 @@ def array_shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}/linear_weight"] = (1, nf)
             if readout.linear_bias:
                 shapes[f"{name}/linear_bias"] = (1,)
+    for t, layer in enumerate(a.message_passing):
+        for level in range(a.max_l + 1):
+            if layer.memory:
+                shapes[f"message_{t}/memory_{level}"] = (a.n_radial, nc)
+            if layer.decay:
+                shapes[f"message_{t}/decay_prefactor_{level}"] = (a.n_radial, nc)
+                shapes[f"message_{t}/decay_rate_{level}"] = (a.n_radial, nc)
+        if layer.chi is not None:
+            n_out = (a.max_l + 1 if layer.chi.per_level else 1) * (nc if layer.chi.per_channel else 1)
+            widths = [a.n_layer_features, *layer.chi.hidden, n_out]
+            for k in range(len(widths) - 1):
+                shapes[f"message_{t}/chi_weight_{k}"] = (widths[k + 1], widths[k])
+                if layer.chi.bias:
+                    shapes[f"message_{t}/chi_bias_{k}"] = (widths[k + 1],)
     if a.tensor is not None:
         h, out = a.tensor.hidden, a.tensor.outputs
         shapes["tensor/mix_in_0"] = (h, nf)
