@@ -43,22 +43,26 @@ def run(
     steps: Steps = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds a run.")] = False,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", min=0.0, help="Wall-clock limit, in place of limits.max_hours.")
+    ] = None,
+    replica: Annotated[int | None, typer.Option("--replica", min=0, help="Run only this replica, from 0.")] = None,
 ) -> None:
     """Run the stages of an input.
 
     Exit code 0: finished; 1: an error, said on standard error; 75: stopped by SIGINT, SIGTERM or SIGUSR1 after a
-    complete step, with a checkpoint: continue with --resume.
+    complete step, or by the wall-clock limit, with a checkpoint: continue with --resume. A second signal undoes the step
+    under way first; a third one exits at once.
     """
     from rich.console import Console
 
-    from polmd.errors import OutputError
-    from polmd.run import Runner
+    from polmd.run import run as run_input
 
-    if resume and overwrite:
-        raise OutputError("a run is either resumed or overwritten, not both")
-    runner = Runner(_config(input_file, out, steps), Console(highlight=False, soft_wrap=True))
-    code = runner.resume() if resume else runner.start(overwrite=overwrite)
-    raise typer.Exit(code)
+    config = _config(input_file, out, steps)
+    if max_hours is not None:
+        config = config.with_max_hours(max_hours)
+    console = Console(highlight=False, soft_wrap=True)
+    raise typer.Exit(run_input(config, console, resume=resume, overwrite=overwrite, replica=replica))
 
 
 @app.command()
