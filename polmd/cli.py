@@ -77,16 +77,30 @@ def check(input_file: Input, out: Out = None, steps: Steps = None) -> None:
 @app.command()
 def export(
     run_directory: Annotated[Path, typer.Argument(help="run directory", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="extended XYZ file to write", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="file to write: .h5 (H5MD) or extended XYZ", show_default=False)],
     every: Annotated[int, typer.Option(min=1, help="Take every n-th frame.")] = 1,
     wrap: Annotated[bool, typer.Option("--wrap", help="Put atoms into the cell.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the trajectory of a run as extended XYZ."""
-    from polmd.output.export import export_extxyz
+    """Join the trajectory segments of a run in one file, H5MD or extended XYZ."""
+    from polmd.output.export import export as export_run
 
-    count = export_extxyz(run_directory, file, every=every, wrap=wrap, overwrite=overwrite)
+    count = export_run(run_directory, file, every=every, wrap=wrap, overwrite=overwrite)
     typer.echo(f"{count} frames written to {file}")
+
+
+@app.command()
+def verify(
+    run_directory: Annotated[Path, typer.Argument(help="run directory", show_default=False)],
+) -> None:
+    """Check every file of a run and say what is usable; changes nothing. Exit code 1 when something is damaged."""
+    from polmd.output.verify import verify as verify_run
+
+    verdicts = verify_run(run_directory)
+    for verdict in verdicts:
+        for line in verdict.lines():
+            typer.echo(line)
+    raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
 @app.command()

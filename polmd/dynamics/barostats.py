@@ -25,7 +25,7 @@ _GROUPS: dict[str, tuple[tuple[int, ...], ...]] = {
 }
 
 #: Largest relative change of √(product of a group's lengths) at once: beyond it the pressure is nowhere near its target.
-LARGEST_CHANGE = 0.1
+LARGEST_CHANGE = 0.2
 
 
 class Barostat(Protocol):

@@ -19,12 +19,15 @@ class Drift:
         return f"drift {self.slope:+.2e} ± {self.error:.2e} kT/ns/dof, fluctuation {self.fluctuation:.2e} eV"
 
 
-def measure_drift(times_fs, conserved, temperature_K, dof, *, random_walk, blocks=20) -> Drift:
+def measure_drift(times_fs, conserved, temperature_K, dof, *, random_walk, bounded=None, blocks=20) -> Drift:
     """Drift of a series from the means of ``blocks`` equal blocks.
 
     A deterministic integrator's quantity fluctuates about a line: least squares, error from the residuals. One that
     draws random numbers makes it walk (every exchange of heat leaves a rounding of order Δt² behind): the drift is the
     mean increment from block to block, and its error that of the mean of increments.
+
+    ``bounded`` is a quantity, eV, that cannot drift and explains part of the fluctuation (the shadow Hamiltonian's
+    second-order term): least squares then fit line and quantity together.
     """
     t = np.asarray(times_fs) * 1e-6
     e = (np.asarray(conserved) - conserved[0]) / (BOLTZMANN * temperature_K * dof)
@@ -34,7 +37,13 @@ def measure_drift(times_fs, conserved, temperature_K, dof, *, random_walk, block
     if random_walk:
         rates = np.diff(e) / np.diff(t)
         return Drift(float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(len(rates))), fluctuation)
-    t = t - t.mean()
-    slope = (t @ e) / (t @ t)
-    residual = e - e.mean() - slope * t
-    return Drift(float(slope), float(np.sqrt(residual @ residual / (blocks - 2) / (t @ t))), fluctuation)
+    columns = [np.ones(blocks), t - t.mean()]
+    if bounded is not None and np.any(bounded):
+        b = np.asarray(bounded)[:n].reshape(blocks, -1).mean(axis=1) / (BOLTZMANN * temperature_K * dof)
+        columns.append(b - b.mean())
+    design = np.stack(columns, axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    fit = inverse @ design.T @ e
+    residual = e - design @ fit
+    variance = residual @ residual / (blocks - len(fit)) * inverse[1, 1]
+    return Drift(float(fit[1]), float(np.sqrt(variance)), fluctuation)
