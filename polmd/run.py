@@ -429,6 +429,8 @@ class Runner:
                 content = None
                 if fresh:
                     self._begin(simulation, stage, index, log)
+                    if index == 0:
+                        self._save(simulation, directory, prepared)  # from the first frame on, a run can be resumed
                 self._advance(simulation, stage, directory, prepared, log)
                 self._save(simulation, directory, prepared)
                 if self._stopped:

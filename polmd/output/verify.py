@@ -168,8 +168,12 @@ def _segment(path: Path) -> Finding:
             return Finding(
                 path.name, "ok", f"{whole}, room for {segment.capacity}; being written, or its run was killed"
             )
-        if written < segment.capacity:
+        if written < segment.capacity and ".part." not in path.name:
             return Finding(path.name, "damaged", f"{whole}, of {segment.capacity}")
+        if not segment.structure_is_whole():
+            return Finding(
+                path.name, "damaged", f"{whole}, but other programs cannot find them; polmd export writes them anew"
+            )
         return Finding(path.name, "ok", f"{whole}")
     finally:
         segment.close()
