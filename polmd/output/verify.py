@@ -204,6 +204,8 @@ def _thermo(directory: Path) -> tuple[int, list[Finding]]:
         data = path.read_bytes()
     except OSError as error:
         return 0, [Finding(THERMO, "damaged", f"cannot be read: {error.strerror}")]
+    if (",".join(COLUMNS) + "\n").encode().startswith(data):
+        return 0, [Finding(THERMO, "note", "no rows yet")]
     lines = data.decode("utf-8", errors="replace").split("\n")
     tail = lines.pop()
     if not lines or lines[0] != ",".join(COLUMNS):

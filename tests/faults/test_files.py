@@ -1,5 +1,6 @@
 """Faults of files, disks and processes in whole runs: damage, full and lost disks, second writers, stubborn signals."""
 
+import errno
 import os
 import random
 import resource
@@ -16,6 +17,7 @@ import pytest
 from running import command, digests
 
 import polmd
+import polmd.model.network
 from polmd.dynamics.simulation import Simulation
 from polmd.output import Trajectory, read_checkpoint, verify
 
@@ -258,6 +260,26 @@ def test_full_disk(reference, tmp_path: Path, small_disk, pages: int) -> None:
     _recovers(path, disk / "run", whole)
 
 
+@pytest.mark.parametrize("at", [150, 200])
+def test_quota(reference, tmp_path: Path, monkeypatch, at: int) -> None:
+    """Row 29: a write is refused because of a quota; afterwards all goes on as if nothing had been."""
+    path, whole, _ = reference
+    pwrite, calls = os.pwrite, 0
+
+    def refusing(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > at:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+    code, output = command("run", path, "--out", tmp_path / "run")
+    assert code == 1 and "quota" in output.lower() and "free some space" in output
+    monkeypatch.undo()
+    _recovers(path, tmp_path / "run", whole)
+
+
 def test_directory_lost_while_running(reference, tmp_path: Path, monkeypatch) -> None:
     """The folder is deleted under the run: an error at the next file, not a silent run into nothing."""
     path, _, _ = reference
@@ -381,6 +403,33 @@ def test_not_a_number_in_the_middle(reference, tmp_path: Path, monkeypatch) -> N
     assert bad.arrays["guilty"][4] == 1
     assert command("run", path, "--out", tmp_path / "run", "--resume")[0] == 0
     assert digests(tmp_path / "run") == digests(whole)
+
+
+def test_hydrogen_with_twenty_femtoseconds(tmp_path: Path) -> None:
+    """Row 38: too long a step, forced, is caught before anything is not a number; the checkpoint is the last good step."""
+    text = INPUT.replace("steps = 40", "steps = 400\ntimestep_fs = 20.0\nforce_timestep = true")
+    (tmp_path / "in.toml").write_text(text)
+    code, output = command("run", tmp_path / "in.toml")
+    assert code == 1 and "shorten the timestep" in output and "on atoms" in output
+    (verdict,) = verify(tmp_path / "in-run")
+    assert verdict.ok and verdict.frames >= 1
+    for frame in Trajectory(tmp_path / "in-run"):
+        assert np.isfinite(frame.positions).all()
+
+
+def test_unbounded_response(tmp_path: Path, monkeypatch) -> None:
+    """Row 41: polarisabilities a million times too large are stopped by the limits, with the atoms named."""
+    forward = polmd.model.network.LocalNetwork.forward
+
+    def swollen(self, *arguments):
+        state = forward(self, *arguments)
+        state.predictions.polarizabilities[...] *= 1e6
+        return state
+
+    monkeypatch.setattr(polmd.model.network.LocalNetwork, "forward", swollen)
+    (tmp_path / "in.toml").write_text(INPUT)
+    code, output = command("run", tmp_path / "in.toml")
+    assert code == 1 and ("force in eV/Å beyond 200 on atoms" in output or "not finite" in output), output
 
 
 def test_system_clock_jumps(reference, tmp_path: Path, monkeypatch) -> None:

@@ -258,8 +258,8 @@ def test_ideal_gas_volume(momentum: str) -> None:
         limits=NO_LIMITS,
     )
     simulation.draw_velocities(T, momentum=momentum)
-    mean, error, _ = _volumes(simulation, 20_000)
-    assert error < 0.0055 * expected
+    mean, error, _ = _volumes(simulation, 10_000)
+    assert error < 0.009 * expected
     assert abs(mean - expected) < 3.0 * error
 
 
@@ -273,8 +273,8 @@ def test_volume_of_few_atoms_in_every_coupling(coupling: str) -> None:
     simulation.draw_velocities(T)
     simulation.run(0)
     before = simulation.conserved
-    mean, error, cells = _volumes(simulation, 16_000)
-    assert error < 0.05 * expected
+    mean, error, cells = _volumes(simulation, 8_000)
+    assert error < 0.08 * expected
     assert abs(mean - expected) < 3.0 * error
     assert abs(simulation.conserved - before) < KT
     lengths = np.linalg.norm(cells, axis=2)
@@ -308,19 +308,19 @@ def test_elastic_box_against_quadrature() -> None:
     )
     simulation.draw_velocities(T)
     simulation.run(500)
-    mean, error, cells = _volumes(simulation, 16_000)
-    assert abs(mean - expected) < 3.5 * error and error < 0.02 * expected
+    mean, error, cells = _volumes(simulation, 9_000)
+    assert abs(mean - expected) < 3.5 * error and error < 0.03 * expected
     stretch = np.log(cells[:, [0, 1, 2], [0, 1, 2]] / rest)
-    blocks = stretch[:3200].reshape(20, -1, 3)
+    blocks = stretch[:1800].reshape(20, -1, 3)
     errors = blocks.mean(axis=1).std(axis=0, ddof=1) / np.sqrt(20)
     assert (np.abs(stretch.mean(axis=0) - expected_stretch) < 3.5 * errors).all()
-    np.testing.assert_allclose(stretch.var(axis=0), expected_spread, rtol=0.2)
+    np.testing.assert_allclose(stretch.var(axis=0), expected_spread, rtol=0.25)
 
 
 def test_pressure_pair() -> None:
     """physical_validation: volumes at two pressures differ by the Boltzmann factor of P V."""
     runs = []
-    for pressure, seed in ((200.0, 1), (226.0, 2)):
+    for pressure, seed in ((200.0, 1), (240.0, 2)):
         edge = (61 * KT / (pressure * BAR)) ** (1 / 3)
         simulation = Simulation(
             _gas(60, edge, seed=seed),
@@ -330,7 +330,7 @@ def test_pressure_pair() -> None:
             limits=NO_LIMITS,
         )
         simulation.draw_velocities(T)
-        _, _, cells = _volumes(simulation, 15_000)
+        _, _, cells = _volumes(simulation, 7_500)
         volumes = np.abs(np.linalg.det(cells))[::4]
         nothing = np.zeros_like(volumes)
         observables = {name: nothing for name in ("kinetic_energy", "potential_energy", "total_energy")}
