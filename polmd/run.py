@@ -290,6 +290,7 @@ class Runner:
         self.console = console
         self.replica = replica
         self._names = config.stage_names
+        self._momentum: Momentum = "linear"  # what the current stage conserves at zero
         self._signals_seen: list[int] = []
         self._out_of_time = False
         hours = config.limits.max_hours
@@ -319,7 +320,7 @@ class Runner:
             if checkpoint.message:
                 prepared.warnings.append(checkpoint.message)
             try:
-                return self._run(directory, prepared, checkpoint.content["simulation"])
+                return self._run(directory, prepared, checkpoint.content)
             except _CannotRewindError as error:
                 before = previous(directory.checkpoint)
                 if checkpoint.path == before or not before.exists():
@@ -327,7 +328,7 @@ class Runner:
                 earlier = read_checkpoint(before)
                 self._check_identity(earlier.content, prepared)
                 prepared.warnings.append(f"{error}; using the checkpoint before it, {before.name}")
-                return self._run(directory, prepared, earlier.content["simulation"])
+                return self._run(directory, prepared, earlier.content)
 
     @property
     def rng(self) -> np.random.Generator:
@@ -400,14 +401,15 @@ class Runner:
             log.warning(warning)
         announce_compilation(log)
         limits = Limits(config.limits.max_force_eV_A, config.limits.max_displacement_A, config.limits.max_volume_ratio)
-        index = int(content["stage"]["index"]) if content is not None else 0
+        saved = content["simulation"] if content is not None else None
+        index = int(saved["stage"]["index"]) if saved is not None else 0
         stages = config.stage
         reporters = self._reporters(directory, system, log, total)
-        momentum = _momentum(system)
+        self._momentum = content["momentum"] if content is not None else _momentum(system)
         simulation = Simulation(
             system,
             prepared.potential,
-            _integrator(stages[index], momentum),
+            _integrator(stages[index], self._momentum),
             rng=self.rng,
             reporters=reporters,
             limits=limits,
@@ -417,16 +419,15 @@ class Runner:
         )
         started = time.monotonic()
         with simulation, self._signals(simulation, log):
-            if content is not None:
+            if saved is not None:
                 try:
-                    simulation.restore(content)
+                    simulation.restore(saved)
                 except OutputError as error:
                     raise _CannotRewindError(str(error)) from error
                 log.info(f"resumed at step {simulation.state.step} of {total}, stage {self._names[index]}")
             while index < len(stages):
                 stage = stages[index]
-                fresh = content is None
-                content = None
+                fresh, saved = saved is None, None
                 if fresh:
                     self._begin(simulation, stage, index, log)
                     if index == 0:
@@ -457,7 +458,8 @@ class Runner:
                 log.info(f"velocities drawn from the Maxwell–Boltzmann distribution at {temperature:g} K")
             elif isinstance(stage, Thermostatted):
                 remove_momentum(state.system)
-        simulation.set_stage(_integrator(stage, _momentum(state.system)), self._names[index], index)
+        self._momentum = _momentum(state.system)
+        simulation.set_stage(_integrator(stage, self._momentum), self._names[index], index)
         log.info(f"stage {self._names[index]}: {_describe_stage(stage)}")
         if isinstance(stage, Npt):
             potential = simulation.potential
@@ -520,7 +522,11 @@ class Runner:
     def _save(self, simulation: Simulation, directory: RunDirectory, prepared: Prepared) -> None:
         write_checkpoint(
             directory.checkpoint,
-            {"identity": self._identity(prepared), "simulation": simulation.checkpoint_content()},
+            {
+                "identity": self._identity(prepared),
+                "momentum": self._momentum,
+                "simulation": simulation.checkpoint_content(),
+            },
         )
 
     def _write_final(self, simulation: Simulation, directory: RunDirectory) -> None:

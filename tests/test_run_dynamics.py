@@ -159,6 +159,21 @@ def test_masses_and_continued_masses(everything) -> None:
     assert set(Trajectory(whole).masses) == {15.999, 2.014}
 
 
+def test_momentum_of_the_start_does_not_matter_on_resume(tmp_path: Path) -> None:
+    """A file whose atoms drift: the thermostat's stage takes the momentum out, also for a run resumed inside it."""
+    atoms = build_water(3, periodic=False).to_ase()
+    atoms.set_velocities(np.random.default_rng(1).normal(size=(9, 3)) * 0.01 + 0.02)
+    write(tmp_path / "start.xyz", atoms)
+    stages = '[[stage]]\nkind = "nvt"\nsteps = 12\ntemperature_K = 300.0\n[[stage]]\nkind = "nve"\nsteps = 4\n'
+    (tmp_path / "in.toml").write_text('structure.file = "start.xyz"\n[output]\nthermo_every = 1\n' + stages)
+    assert command("run", tmp_path / "in.toml", "--out", tmp_path / "whole")[0] == 0
+    for k in range(1, 13):
+        arguments = ["run", tmp_path / "in.toml", "--out", tmp_path / "pieces", "--max-hours", 1e-9]
+        assert command(*arguments, *(["--resume"] if k > 1 else []))[0] == 75
+    assert command("run", tmp_path / "in.toml", "--out", tmp_path / "pieces", "--resume")[0] == 0
+    assert _same_end(tmp_path / "whole", tmp_path / "pieces")
+
+
 FIXED = """
 [structure]
 file = "start.xyz"
