@@ -163,8 +163,9 @@ class MultipolePotential:
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that fix the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""
-        waves = self.fixed_wave_numbers
-        fixed = {} if waves is None else {_WAVES + "cell": self._fixed_cell, _WAVES + "n": waves.n}
+        fixed: dict[str, np.ndarray] = {}
+        if self._fixed_cell is not None and self._fixed_waves is not None:
+            fixed = {_WAVES + "cell": self._fixed_cell, _WAVES + "n": self._fixed_waves.n}
         return self.neighbors.state() | fixed
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -173,7 +174,9 @@ class MultipolePotential:
         self.fix_wave_numbers(state.get(_WAVES + "cell"))
         waves = self.fixed_wave_numbers
         if waves is not None and not np.array_equal(waves.n, state[_WAVES + "n"]):
-            raise InputError("the wave numbers of this model are not those that were fixed: another dl, or another polmd")
+            raise InputError(
+                "the wave numbers of this model are not those that were fixed: another dl, or another polmd"
+            )
 
     def fix_wave_numbers(self, cell: np.ndarray | None) -> None:
         """Use the wave numbers (and mesh) of ``cell`` (3, 3) Å from now on, whatever cell the atoms are in: what a run with a
