@@ -26,10 +26,10 @@ PICOSECONDS = float(os.environ.get("POLMD_DRIFT_PS", "100"))
 
 MAKE = {
     "verlet": lambda: VelocityVerlet(0.5),
-    "nose-hoover": lambda: NoseHoover(0.2, T, 1.0),
-    "langevin": lambda: Langevin(0.1, T, 0.02),
-    "bussi": lambda: Bussi(0.1, T, 20.0),
-    "npt": lambda: Barostatted(Bussi(0.1, T, 20.0), StochasticCellRescaling(1.0, time_ps=20.0), every=50),
+    "nose-hoover": lambda: NoseHoover(0.1, T, 1.0),
+    "langevin": lambda: Langevin(0.15, T, 0.02),
+    "bussi": lambda: Bussi(0.15, T, 20.0),
+    "npt": lambda: Barostatted(Bussi(0.1, T, 20.0), StochasticCellRescaling(1.0, time_ps=100.0), every=48),
 }
 
 
@@ -57,7 +57,7 @@ def test_no_drift_on_water(name: str) -> None:
     simulation.run(6000)
     integrator = MAKE[name]()
     simulation.set_stage(integrator, name)
-    every = round(5.0 / integrator.timestep_fs)
+    every = round(4.8 / integrator.timestep_fs)
     oxygen = simulation.state.system.numbers == 8
     times, conserved, shadow, kinetic = [], [], [], []
     started = time.monotonic()
