@@ -25,6 +25,8 @@ def check_run(config: RunConfig) -> Iterator[str]:
     """Lines of the report; raises what the run itself would raise. Nothing is written."""
     for number, (name, stage) in enumerate(zip(config.stage_names, config.stage, strict=True)):
         yield f"stage {number}: {name}, {stage.length} steps"
+    if config.replicas > 1:
+        yield f"replicas: {config.replicas}, one after another; --replica runs one of them"
     directory = config.output_directory
     if is_run_directory(directory):
         yield f"output: {directory} already holds a run (--resume continues it, --overwrite replaces it)"
@@ -68,7 +70,7 @@ def check_run(config: RunConfig) -> Iterator[str]:
     yield f"one energy and force evaluation: {1e3 * step:.2f} ms (the first, with compilation, {first:.1f} s)"
     if timesteps:
         yield f"expected speed: {min(timesteps) * 1e-6 * 86400 / step:.3g} ns/day at {min(timesteps):g} fs"
-    total = sum(stage.length for stage in config.stage)
+    total = config.replicas * sum(stage.length for stage in config.stage)
     yield f"expected duration: {duration(total * step)} for {total} steps"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     yield f"memory: {peak:.2f} GiB used so far"

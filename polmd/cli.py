@@ -43,22 +43,26 @@ def run(
     steps: Steps = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds a run.")] = False,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", min=0.0, help="Wall-clock limit, in place of limits.max_hours.")
+    ] = None,
+    replica: Annotated[int | None, typer.Option("--replica", min=0, help="Run only this replica, from 0.")] = None,
 ) -> None:
     """Run the stages of an input.
 
     Exit code 0: finished; 1: an error, said on standard error; 75: stopped by SIGINT, SIGTERM or SIGUSR1 after a
-    complete step, with a checkpoint: continue with --resume.
+    complete step, or by the wall-clock limit, with a checkpoint: continue with --resume. A second signal undoes the step
+    under way first; a third one exits at once.
     """
     from rich.console import Console
 
-    from polmd.errors import OutputError
-    from polmd.run import Runner
+    from polmd.run import run as run_input
 
-    if resume and overwrite:
-        raise OutputError("a run is either resumed or overwritten, not both")
-    runner = Runner(_config(input_file, out, steps), Console(highlight=False, soft_wrap=True))
-    code = runner.resume() if resume else runner.start(overwrite=overwrite)
-    raise typer.Exit(code)
+    config = _config(input_file, out, steps)
+    if max_hours is not None:
+        config = config.with_max_hours(max_hours)
+    console = Console(highlight=False, soft_wrap=True)
+    raise typer.Exit(run_input(config, console, resume=resume, overwrite=overwrite, replica=replica))
 
 
 @app.command()
@@ -73,16 +77,30 @@ def check(input_file: Input, out: Out = None, steps: Steps = None) -> None:
 @app.command()
 def export(
     run_directory: Annotated[Path, typer.Argument(help="run directory", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="extended XYZ file to write", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="file to write: .h5 (H5MD) or extended XYZ", show_default=False)],
     every: Annotated[int, typer.Option(min=1, help="Take every n-th frame.")] = 1,
     wrap: Annotated[bool, typer.Option("--wrap", help="Put atoms into the cell.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the trajectory of a run as extended XYZ."""
-    from polmd.output.export import export_extxyz
+    """Join the trajectory segments of a run in one file, H5MD or extended XYZ."""
+    from polmd.output.export import export as export_run
 
-    count = export_extxyz(run_directory, file, every=every, wrap=wrap, overwrite=overwrite)
+    count = export_run(run_directory, file, every=every, wrap=wrap, overwrite=overwrite)
     typer.echo(f"{count} frames written to {file}")
+
+
+@app.command()
+def verify(
+    run_directory: Annotated[Path, typer.Argument(help="run directory", show_default=False)],
+) -> None:
+    """Check every file of a run and say what is usable; changes nothing. Exit code 1 when something is damaged."""
+    from polmd.output.verify import verify as verify_run
+
+    verdicts = verify_run(run_directory)
+    for verdict in verdicts:
+        for line in verdict.lines():
+            typer.echo(line)
+    raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
 @app.command()

@@ -51,6 +51,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+#: Which atoms: ranges of indices from 0, and symbols of elements (polmd.selection).
+Selection = Annotated[str, Field(min_length=1, pattern=r"^[\w ,-]+$")]
+
+
 class Section(BaseModel):
     """A table of input.toml. Unknown keys are errors, nothing is coerced, nothing changes after reading."""
 
@@ -119,6 +123,15 @@ class Structure(Section):
         default=(1, 1, 1), description="copies of the cell along its three vectors"
     )
     min_distance_A: NotNegative = Field(default=0.5, description="refuse structures with two atoms closer than this")
+    fixed_atoms: Selection | None = Field(
+        default=None,
+        description='atoms that never move, such as "0-23, 30" (counted from 0) or "Mg, O"; added to those that the file fixes',
+    )
+    masses_amu: dict[Selection, Positive] = Field(
+        default={},
+        description='masses in place of the elements\' own, by element or by atoms: { H = 2.014 } or { "0-2" = 18.0 }; '
+        "later entries win",
+    )
 
     @classmethod
     def contradictions(cls, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -194,6 +207,14 @@ class Limits(Section):
     max_force_eV_A: Positive = Field(default=200.0, description="stop when the force on an atom is larger")
     max_displacement_A: Positive = Field(default=1.0, description="stop when an atom moves further in one step")
     max_temperature_K: Positive = Field(default=20_000.0, description="stop when the temperature is higher")
+    max_volume_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        default=2.0, description="npt: stop when the volume has grown or shrunk by this factor within a stage"
+    )
+    max_hours: Positive | None = Field(
+        default=None,
+        description="wall-clock time after which the run stops with a checkpoint and exit code 75, to be resumed; may differ "
+        "from one resume to the next",
+    )
 
 
 class StageBase(Section):
@@ -295,13 +316,84 @@ class Dynamics(StageBase):
         return self.model_copy(update={"steps": min(self.length, steps), "time_ps": None})
 
 
-class Nvt(Dynamics):
+class Thermostatted(Dynamics):
+    """What stages with a thermostat have in common."""
+
+    temperature_K: NotNegative = Field(description="temperature of the thermostat, and of new velocities")
+    final_temperature_K: NotNegative | None = Field(
+        default=None, description="ramp: the temperature goes in equal parts from temperature_K to this, step by step"
+    )
+    thermostat: Literal["langevin", "bussi", "nose-hoover"] = Field(
+        default="langevin",
+        description="langevin: friction and noise (BAOAB); bussi: stochastic velocity rescaling; nose-hoover: a "
+        "deterministic chain",
+    )
+    friction_per_ps: Positive = Field(default=1.0, description="langevin: friction")
+    thermostat_time_ps: Positive = Field(default=0.1, description="bussi, nose-hoover: relaxation time")
+    chain_length: Annotated[int, Field(ge=1, le=100)] = Field(default=3, description="nose-hoover: length of the chain")
+
+    #: Keys that only some thermostats have.
+    ONLY_WITH: ClassVar[dict[str, tuple[str, ...]]] = {
+        "friction_per_ps": ("langevin",),
+        "thermostat_time_ps": ("bussi", "nose-hoover"),
+        "chain_length": ("nose-hoover",),
+    }
+
+    @classmethod
+    def contradictions(cls, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions(data)
+        thermostat = data.get("thermostat", cls.model_fields["thermostat"].default)
+        for key, known in cls.ONLY_WITH.items():
+            if key in data and thermostat not in known:
+                others = [k for k, v in cls.ONLY_WITH.items() if thermostat in v]
+                instead = f" or use {' and '.join(others)}" if others else ""
+                yield key, f'has no effect with thermostat = "{thermostat}"; remove it{instead}'
+        if thermostat == "nose-hoover" and data.get("temperature_K") == 0:
+            yield "temperature_K", 'must be larger than zero with thermostat = "nose-hoover"'
+
+    def advice(self) -> Iterator[tuple[str, str]]:
+        yield from super().advice()
+        if self.thermostat != "langevin" and 1000 * self.thermostat_time_ps < 20 * self.timestep_fs:
+            yield (
+                "thermostat_time_ps",
+                f"{self.thermostat_time_ps:g} ps is short: a thermostat much faster than 20 time steps disturbs the dynamics",
+            )
+
+
+class Nvt(Thermostatted):
     """Constant temperature."""
 
     kind: Literal["nvt"] = Field(description='"nvt"')
-    temperature_K: NotNegative = Field(description="temperature of the thermostat, and of new velocities")
-    thermostat: Literal["langevin"] = Field(default="langevin", description="langevin: BAOAB splitting")
-    friction_per_ps: Positive = Field(default=1.0, description="friction of the Langevin thermostat")
+
+
+class Npt(Thermostatted):
+    """Constant temperature and pressure: a thermostat, and a cell whose angles stay (stochastic cell rescaling)."""
+
+    kind: Literal["npt"] = Field(description='"npt"')
+    pressure_bar: float = Field(default=1.0, allow_inf_nan=False, description="pressure of the barostat")
+    final_pressure_bar: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="ramp: the pressure goes in equal parts from pressure_bar to this",
+    )
+    coupling: Literal["isotropic", "semi-isotropic", "anisotropic"] = Field(
+        default="isotropic",
+        description="which lattice vectors change their length together: all; a and b together, c alone; each alone",
+    )
+    barostat_time_ps: Positive = Field(default=1.0, description="relaxation time of the volume")
+    compressibility_per_bar: Positive = Field(
+        default=4.5e-5, description="expected isothermal compressibility (water's by default); sets only the rate"
+    )
+    barostat_every: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=10, description="steps from one move of the cell to the next; each costs one more evaluation of forces"
+    )
+
+    @classmethod
+    def contradictions(cls, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from super().contradictions(data)
+        for key in ("temperature_K", "final_temperature_K"):
+            if data.get(key) == 0:
+                yield key, "must be larger than zero in an npt stage"
 
 
 class Nve(Dynamics):
@@ -321,13 +413,17 @@ class Nve(Dynamics):
             yield "temperature_K", 'has no effect in an nve stage with velocities = "keep"; remove one of the two'
 
 
-Stage = Annotated[Minimize | Nvt | Nve, Field(discriminator="kind")]
+Stage = Annotated[Minimize | Nvt | Npt | Nve, Field(discriminator="kind")]
 
 
 class RunConfig(Section):
     """A whole input.toml."""
 
     seed: Seed = Field(default=0, description="seed of velocities and thermostats; runs repeat bit for bit")
+    replicas: Annotated[int, Field(ge=1, le=9999)] = Field(
+        default=1,
+        description="so many runs with independent random numbers, in folders replica.0000, … of the run directory",
+    )
     structure: Structure = Field(description="the start structure")
     model: Model = Field(default_factory=Model, description="the model")
     electrostatics: Electrostatics = Field(default_factory=Electrostatics, description="long-range energy")
@@ -400,6 +496,13 @@ class RunConfig(Section):
         config._output_directory = Path(directory).expanduser().absolute()
         return config
 
+    def with_max_hours(self, hours: float) -> RunConfig:
+        """The same run with another wall-clock limit."""
+        if not hours > 0:
+            raise InputError(f"max_hours is {hours}: it must be larger than zero")
+        config = self.model_copy(update={"limits": self.limits.model_copy(update={"max_hours": hours})})
+        return config
+
     # ------------------------------------------------------------------------------------------------------ identity
 
     def canonical_json(self) -> str:
@@ -407,7 +510,7 @@ class RunConfig(Section):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what defines the trajectory and its files: everything but the name of the run directory."""
+        """SHA-256 (hex) of what defines the trajectory and its files: everything but the run directory and max_hours."""
         return hashlib.sha256(json.dumps(_without_place(self), sort_keys=True).encode()).hexdigest()
 
     def differences(self, earlier: str) -> list[str]:
@@ -415,14 +518,18 @@ class RunConfig(Section):
 
         Empty exactly when the fingerprints agree.
         """
-        before = json.loads(earlier)
-        before.get("output", {}).pop("directory", None)
+        before = _trajectory_keys(json.loads(earlier))
         return list(_changes(before, _without_place(self), ""))
 
 
 def _without_place(config: RunConfig) -> dict[str, Any]:
-    content: dict[str, Any] = config.model_dump(mode="json")
-    content["output"].pop("directory")
+    return _trajectory_keys(config.model_dump(mode="json"))
+
+
+def _trajectory_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """Without what may change from one resume to the next."""
+    content.get("output", {}).pop("directory", None)
+    content.get("limits", {}).pop("max_hours", None)
     return content
 
 
@@ -598,7 +705,21 @@ SYNONYMS = {
     "time": "time_ps",
     "gamma": "friction_per_ps",
     "friction_coefficient": "friction_per_ps",
-    "tau": "friction_per_ps",
+    "tau": "thermostat_time_ps",
+    "tau_t": "thermostat_time_ps",
+    "tdamp": "thermostat_time_ps",
+    "tau_p": "barostat_time_ps",
+    "pdamp": "barostat_time_ps",
+    "pressure": "pressure_bar",
+    "compressibility": "compressibility_per_bar",
+    "pcoupltype": "coupling",
+    "barostat": "coupling",
+    "masses": "masses_amu",
+    "constraints": "fixed_atoms",
+    "freeze": "fixed_atoms",
+    "fixed": "fixed_atoms",
+    "walltime": "max_hours",
+    "maxh": "max_hours",
     "fmax": "max_force_eV_A",
     "tolerance": "max_force_eV_A",
     "ensemble": "kind",
@@ -626,6 +747,9 @@ UNITS = {
     "per_ps": "1/ps",
     "eV_A": "eV/Å",
     "g_cm3": "g/cm³",
+    "amu": "amu",
+    "bar": "bar",
+    "per_bar": "1/bar",
 }
 
 
@@ -855,6 +979,8 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(f"`{_toml_value(v)}`" for v in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         return "three whole numbers"
+    if typing.get_origin(annotation) is dict:
+        return "table of numbers"
     parts = [a for a in typing.get_args(annotation) if a is not type(None)]
     if parts:
         return _type_name(parts[0])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from polmd.electrostatics.compute import ElectrostaticsResult, compute
+from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.mesh import MeshSum
 from polmd.electrostatics.open import OpenPairs
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
+
+_WAVES = "wave_numbers."
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class MultipolePotential:
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[np.ndarray, np.ndarray, float] | None = None
         self._solver: tuple[np.ndarray, int, FieldSolver] | None = None
+        self._fixed_cell: np.ndarray | None = None
+        self._fixed_waves: WaveNumbers | None = None
 
     def compute(self, system: System, *, stress: bool = False) -> Result:
         """Energy, forces and multipoles; the stress on request, for periodic systems.
@@ -172,12 +177,34 @@ class MultipolePotential:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that fix the next results bit for bit: where the neighbour list was built."""
-        return self.neighbors.state()
+        """Arrays that fix the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""
+        fixed: dict[str, np.ndarray] = {}
+        if self._fixed_cell is not None and self._fixed_waves is not None:
+            fixed = {_WAVES + "cell": self._fixed_cell, _WAVES + "n": self._fixed_waves.n}
+        return self.neighbors.state() | fixed
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from :meth:`state`."""
-        self.neighbors.restore(state)
+        self.neighbors.restore({name: array for name, array in state.items() if not name.startswith(_WAVES)})
+        self.fix_wave_numbers(state.get(_WAVES + "cell"))
+        waves = self.fixed_wave_numbers
+        if waves is not None and not np.array_equal(waves.n, state[_WAVES + "n"]):
+            raise InputError(
+                "the wave numbers of this model are not those that were fixed: another dl, or another polmd"
+            )
+
+    def fix_wave_numbers(self, cell: np.ndarray | None) -> None:
+        """Use the wave numbers (and mesh) of ``cell`` (3, 3) Å from now on, whatever cell the atoms are in: what a run with a
+        moving cell needs, for its energy to be continuous and its stress the derivative. None: those of each cell, again."""
+        self._fixed_cell, self._fixed_waves = None, None
+        if cell is not None:
+            self._fixed_cell = np.array(cell, dtype=np.float64)
+            self._fixed_waves = wave_numbers(self._fixed_cell, self.model.header.electrostatics.dl_A)
+
+    @property
+    def fixed_wave_numbers(self) -> WaveNumbers | None:
+        """What :meth:`fix_wave_numbers` has fixed."""
+        return self._fixed_waves
 
     def electrostatics_solver(self, system: System) -> FieldSolver:
         """The solver that :meth:`compute` uses for a system; its ``str`` says what it does."""
@@ -190,8 +217,9 @@ class MultipolePotential:
                 f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
                 "three dimensions and needs a full cell (a slab needs one with vacuum)"
             )
-        if self._solver is None or self._solver[1] != len(system) or not np.array_equal(self._solver[0], system.cell):
-            self._solver = system.cell.copy(), len(system), self._make_solver(system, self.method)
+        cell = system.cell if self._fixed_cell is None else self._fixed_cell
+        if self._solver is None or self._solver[1] != len(system) or not np.array_equal(self._solver[0], cell):
+            self._solver = cell.copy(), len(system), self._make_solver(cell, len(system), self.method)
         return self._solver[2]
 
     def mesh_error(self, system: System) -> float:
@@ -203,15 +231,16 @@ class MultipolePotential:
         types, _ = self._atom_types(system)
         pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
         predictions = self._network.forward(system.positions, system.cell, types, pairs).predictions
+        solver_cell = system.cell if self._fixed_cell is None else self._fixed_cell
         mesh = self._electrostatics(system, predictions, solver).forces
-        direct = self._electrostatics(system, predictions, self._make_solver(system, "direct")).forces
+        direct = self._electrostatics(system, predictions, self._make_solver(solver_cell, len(system), "direct")).forces
         return float(np.sqrt(np.sum((mesh - direct) ** 2) / np.sum(direct**2)))
 
-    def _make_solver(self, system: System, method: str) -> FieldSolver:
+    def _make_solver(self, cell: np.ndarray, n_atoms: int, method: str) -> FieldSolver:
         settings, predicts = self.model.header.electrostatics, self.model.header.predicts
         rank = 2 if "quadrupoles" in predicts else 1 if {"dipoles", "polarizabilities"} & set(predicts) else 0
         return periodic_solver(
-            system.cell, len(system), sigma=settings.sigma_A, dl=settings.dl_A, norm_factor=settings.norm_factor,
+            cell, n_atoms, sigma=settings.sigma_A, dl=settings.dl_A, norm_factor=settings.norm_factor,
             method=method, tolerance=self.tolerance, rank=rank,
         )  # fmt: skip
 

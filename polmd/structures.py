@@ -33,7 +33,8 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
     """Read one frame of a structure file in any format ASE knows.
 
     Returns the system and notes on what was taken. Positions, cell, pbc, masses and velocities (from a momenta or
-    velocities column) are used; forces, energies, charges and constraints in the file are not, and the notes say so.
+    velocities column) and fixed atoms (a move_mask column, selective dynamics) are used; forces, energies and charges
+    in the file are not, and the notes say so.
 
     Raises InputError naming the file, and the line where it can be found.
     """
@@ -69,6 +70,8 @@ def read_structure(path: str | Path, index: int = -1, format: str | None = None)
 
 def _taken(atoms: Atoms, notes: list[str]) -> tuple[System, list[str]]:
     """The system of what ASE read, and notes on which columns were used and which were not."""
+    from ase.constraints import FixAtoms
+
     used = {"numbers", "positions", "masses", "momenta"}
     if atoms.has("momenta"):
         notes.append("velocities taken from the column momenta")
@@ -83,8 +86,13 @@ def _taken(atoms: Atoms, notes: list[str]) -> tuple[System, list[str]]:
         notes.append("masses taken from the file")
     results = set(atoms.calc.results) if atoms.calc is not None else set()
     unused = sorted((set(atoms.arrays) | results) - used)
-    if atoms.constraints:
-        unused.append("constraints (every atom moves)")
+    known = [c for c in atoms.constraints if isinstance(c, FixAtoms)]
+    for constraint in atoms.constraints:
+        if constraint not in known:
+            unused.append(f"constraint {type(constraint).__name__} (only whole atoms can be fixed)")
+    atoms.set_constraint(known)
+    if known:
+        notes.append(f"fixed atoms taken from the file: {len({int(k) for c in known for k in c.index})}")
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
     return System.from_ase(atoms), notes

@@ -29,6 +29,7 @@ class System:
     pbc : (3,) bool, periodic axes; a system without a periodic axis has open boundaries whatever its cell
     masses : (n,) float64, amu
     velocities : (n, 3) float64, Å/fs
+    fixed : (n,) bool, atoms that dynamics and minimisers leave where they are; None: all atoms move
     """
 
     numbers: IntArray
@@ -37,6 +38,7 @@ class System:
     pbc: np.ndarray
     masses: FloatArray
     velocities: FloatArray
+    fixed: np.ndarray = None  # type: ignore[assignment]  # replaced by an array at once
 
     def __post_init__(self) -> None:
         self.numbers = np.ascontiguousarray(self.numbers, dtype=np.int64)
@@ -46,7 +48,8 @@ class System:
         self.masses = np.ascontiguousarray(self.masses, dtype=np.float64)
         self.velocities = np.array(self.velocities, dtype=np.float64, order="C")
         n = len(self.numbers)
-        shapes = {"positions": (n, 3), "cell": (3, 3), "pbc": (3,), "masses": (n,), "velocities": (n, 3)}
+        self.fixed = np.zeros(n, dtype=bool) if self.fixed is None else np.array(self.fixed, dtype=bool)
+        shapes = {"positions": (n, 3), "cell": (3, 3), "pbc": (3,), "masses": (n,), "velocities": (n, 3), "fixed": (n,)}
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"System.{name} has shape {getattr(self, name).shape}, expected {shape} for {n} atoms")
@@ -60,20 +63,33 @@ class System:
         return bool(self.pbc.any())
 
     @property
+    def inverse_masses(self) -> FloatArray:
+        """(n,) float64, 1/amu; zero for fixed atoms, which no force and no noise moves."""
+        return np.where(self.fixed, 0.0, 1.0 / self.masses)
+
+    @property
     def volume(self) -> float:
         """|det(cell)| in Å³; zero without a full cell."""
         return float(abs(np.linalg.det(self.cell)))
 
     def copy(self) -> System:
         return System(
-            self.numbers.copy(), self.positions, self.cell, self.pbc, self.masses.copy(), self.velocities
+            self.numbers.copy(), self.positions, self.cell, self.pbc, self.masses.copy(), self.velocities, self.fixed
         )  # the constructor copies the rest
 
     @classmethod
     def from_ase(cls, atoms: Atoms) -> System:
-        """Take numbers, positions, cell, pbc, masses and velocities (zero when absent) from an ``ase.Atoms``."""
+        """Take numbers, positions, cell, pbc, masses, velocities (zero when absent) and ``FixAtoms`` constraints from an
+        ``ase.Atoms``; other constraints are an InputError."""
+        from ase.constraints import FixAtoms
+
         velocities = atoms.get_velocities() if atoms.has("momenta") else None
         n = len(atoms)
+        fixed = np.zeros(n, dtype=bool)
+        for constraint in atoms.constraints:
+            if not isinstance(constraint, FixAtoms):
+                raise InputError(f"constraint {type(constraint).__name__} is not known: only FixAtoms can be kept")
+            fixed[constraint.index] = True
         return cls(
             numbers=atoms.numbers,
             positions=atoms.positions,
@@ -81,6 +97,7 @@ class System:
             pbc=atoms.pbc,
             masses=atoms.get_masses(),
             velocities=np.zeros((n, 3)) if velocities is None else velocities * VELOCITY_FROM_ASE,
+            fixed=fixed,
         )
 
     def to_ase(self) -> Atoms:
@@ -91,4 +108,8 @@ class System:
         atoms.set_masses(self.masses)
         if self.velocities.any():
             atoms.set_velocities(self.velocities / VELOCITY_FROM_ASE)
+        if self.fixed.any():
+            from ase.constraints import FixAtoms
+
+            atoms.set_constraint(FixAtoms(mask=self.fixed))
         return atoms

@@ -12,5 +12,7 @@ ACCELERATION: float = _codata["fs"] ** 2
 VELOCITY_FROM_ASE: float = _codata["fs"]
 #: 1 eV/Å³ in GPa.
 GIGAPASCAL: float = 1.0 / _codata["GPa"]
+#: 1 bar in eV/Å³.
+BAR: float = _codata["bar"]
 #: 1 amu/Å³ in g/cm³.
 DENSITY: float = 1e24 * _codata["_amu"] * 1e3

@@ -53,6 +53,32 @@ class Springs(Stateless):
         return Analytic(0.5 * self.k * n * float(np.sum(from_mean**2)), -self.k * n * from_mean)
 
 
+class QuarticWells(Stateless):
+    """E = Σ ½ k x² + ¼ q x⁴ over all components: independent anharmonic oscillators at the origin, eV, Å."""
+
+    def __init__(self, k: float, q: float) -> None:
+        self.k, self.q = k, q
+
+    def compute(self, system: System, *, stress: bool = False) -> Analytic:
+        x = system.positions
+        square = x * x
+        return Analytic(
+            float(np.sum((0.5 * self.k + 0.25 * self.q * square) * square)), -(self.k + self.q * square) * x
+        )
+
+
+class ElasticBox(Stateless):
+    """E = ½ c Σ_i ln²(L_i/L₀): free atoms in a box whose edges L_i are springs; needs an orthorhombic cell."""
+
+    def __init__(self, c: float, rest: float) -> None:
+        self.c, self.rest = c, rest
+
+    def compute(self, system: System, *, stress: bool = False) -> Analytic:
+        stretch = np.log(np.diag(system.cell) / self.rest)
+        energy = 0.5 * self.c * float(np.sum(stretch**2))
+        return Analytic(energy, np.zeros_like(system.positions), np.diag(self.c * stretch) / system.volume)
+
+
 class LennardJones(Stateless):
     """E = Σ_{i<j} 4 ε ((σ/r)¹² − (σ/r)⁶), open boundaries, no cutoff."""
 
@@ -68,7 +94,10 @@ class LennardJones(Stateless):
         forces = np.zeros_like(system.positions)
         np.add.at(forces, i, pair)
         np.subtract.at(forces, j, pair)
-        return Analytic(float(4.0 * self.epsilon * np.sum(s6 * s6 - s6)), forces)
+        virial = None
+        if stress and system.pbc.all():  # of a cluster in vacuum: images are out of reach
+            virial = -pair.T @ d / system.volume
+        return Analytic(float(4.0 * self.epsilon * np.sum(s6 * s6 - s6)), forces, virial)
 
 
 class Remembering(LennardJones):
@@ -84,7 +113,7 @@ class Remembering(LennardJones):
             self.built = x.copy()
         shifted = system.copy()
         shifted.positions += 1e3 * self.built[0]  # same physics, other rounding
-        return super().compute(shifted)
+        return super().compute(shifted, stress=stress)
 
     def state(self) -> dict[str, np.ndarray]:
         return {"built": self.built}

@@ -251,3 +251,38 @@ def test_mixed_forces_are_derivatives_to_single_precision(water: polmd.System) -
         for s in (1, -1)
     )
     assert -np.sum(forces * direction) == pytest.approx(slope, rel=2e-4)
+
+
+@pytest.mark.parametrize("method", ["direct", "mesh"])
+def test_fixed_wave_numbers_make_the_energy_smooth_in_the_cell(water: polmd.System, method: str) -> None:
+    """Stretching the cell across a change of its own set of wave numbers: with the set fixed the energy follows its stress,
+    and equals that of the start; without, it jumps. The set survives a checkpoint, and None takes it back."""
+    system = _molecules(water, 6, periodic=True)
+    free, fixed, other = (polmd.MultipolePotential("water", method=method) for _ in range(3))
+    fixed.fix_wave_numbers(system.cell)
+    assert free.fixed_wave_numbers is None
+    assert fixed.compute(system).energy == free.compute(system).energy
+
+    def stretched(potential: polmd.MultipolePotential, strain: float, stress: bool = False) -> polmd.potential.Result:
+        other = system.copy()
+        other.positions, other.cell = system.positions * (1 + strain), system.cell * (1 + strain)
+        return potential.compute(other, stress=stress)
+
+    jump, smooth = 0.0, 0.0
+    h = 2e-3
+    for k in range(-10, 10):
+        ends = [stretched(p, e * h, True) for p in (free, fixed) for e in (k, k + 1)]
+        for which, (a, b) in enumerate((ends[:2], ends[2:])):
+            volumes = [system.volume * (1 + e * h) ** 3 for e in (k, k + 1)]
+            slopes = [np.trace(r.stress) * v / (1 + e * h) for r, v, e in zip((a, b), volumes, (k, k + 1), strict=True)]
+            off = abs(b.energy - a.energy - 0.5 * h * sum(slopes))
+            if which == 0:
+                jump = max(jump, off)
+            else:
+                smooth = max(smooth, off)
+    assert smooth < 0.05 * jump
+
+    other.restore(fixed.state())
+    assert stretched(other, 0.02).energy == stretched(fixed, 0.02).energy != stretched(free, 0.02).energy
+    fixed.fix_wave_numbers(None)
+    assert stretched(fixed, 0.02).energy == pytest.approx(stretched(free, 0.02).energy, rel=1e-13)

@@ -37,7 +37,7 @@ class Fire:
     """
 
     timestep_fs = 0.0
-    needs_stress = False
+    changes_cell = False
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Fire:
     def step(self, state: State, potential: Potential, *, stress: bool = False) -> None:
         """Move the atoms once and compute the forces there."""
         system = state.system
-        forces = state.result.forces
+        forces = _mobile_forces(state)
         if self._velocities.shape != forces.shape:
             self._velocities = np.zeros(forces.shape)
             system.velocities[:] = 0.0
@@ -100,8 +100,8 @@ class Fire:
         return 3 * len(system)
 
     def finished(self, state: State) -> bool:
-        """True when the longest force on an atom is at most the tolerance."""
-        return bool(largest_norm(state.result.forces) <= self.force_tolerance_eV_per_A)
+        """True when the longest force on an atom that may move is at most the tolerance."""
+        return bool(largest_norm(_mobile_forces(state)) <= self.force_tolerance_eV_per_A)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """FIRE's velocities, timestep, mixing and number of steps downhill."""
@@ -118,3 +118,9 @@ class Fire:
         self._timestep_fs = float(arrays["timestep_fs"])
         self._mixing = float(arrays["mixing"])
         self._downhill = int(arrays["downhill"])
+
+
+def _mobile_forces(state: State) -> np.ndarray:
+    """Forces, zero on fixed atoms."""
+    fixed = state.system.fixed
+    return np.where(fixed[:, None], 0.0, state.result.forces) if fixed.any() else state.result.forces

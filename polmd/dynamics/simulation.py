@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 
 from polmd.dynamics.integrators import Integrator
 from polmd.dynamics.minimize import Fire
-from polmd.dynamics.state import EnergyForces, Potential, State
+from polmd.dynamics.state import CellAware, EnergyForces, Potential, State
 from polmd.dynamics.velocities import Momentum, maxwell_boltzmann
 from polmd.errors import InputError, SimulationError
 from polmd.kernels.cpu.integrate import largest_norm
@@ -29,15 +29,18 @@ _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 @dataclass(frozen=True)
 class Limits:
     """What a step of dynamics may not exceed: beyond it the run is stopped as exploded. Minimisers have none of these.
+    Forces on fixed atoms are not looked at.
 
     Attributes
     ----------
     max_force_eV_per_A : longest force on an atom
     max_displacement_A : speed of an atom times the timestep
+    max_volume_ratio : volume over that at the start of the stage, or the inverse
     """
 
     max_force_eV_per_A: float = 1000.0
     max_displacement_A: float = 1.0
+    max_volume_ratio: float = 2.0
 
 
 class BlowUpError(SimulationError):
@@ -71,7 +74,8 @@ class Simulation:
     summed up, so a run in pieces has the times of a run in one.
 
     A step that fails (not finite, beyond the limits, an exception in the potential, Ctrl-C) is undone: ``state``,
-    generator and integrator are those of the last good step, ready for ``checkpoint_content`` or another try.
+    generator, integrator and potential are those of the last good step, ready for ``checkpoint_content`` or another try.
+    With an integrator that changes the cell, the potential's wave numbers are those of the cell at the start of the stage.
     Reporters are closed by ``close`` or by leaving a ``with`` block, also after an error.
 
     Parameters
@@ -100,6 +104,8 @@ class Simulation:
         stage_index: int = 0,
     ) -> None:
         _check_system(system)
+        system = system.copy()
+        system.velocities[system.fixed] = 0.0
         self.potential = potential
         self.integrator = integrator
         self.reporters = list(reporters)
@@ -107,12 +113,14 @@ class Simulation:
         self.pressure = pressure
         self.stage = stage
         self.stage_index = stage_index
-        self._system = system.copy()
+        self._system = system
         self._rng = np.random.default_rng(rng)
         self._state: State | None = None
         self._origin = (0, 0.0)  # step and time at which the current stage started
         self._reported = -1  # the last step that reporters saw
         self._stop = False
+        self._stepping = False
+        self._volume = 0.0  # at the start of the current stage
         self._good: _Snapshot
 
     # ---- state ------------------------------------------------------------------------------------------------------
@@ -121,10 +129,11 @@ class Simulation:
     def state(self) -> State:
         """The current point of the trajectory; the first use computes its forces."""
         if self._state is None:
+            self._fix_wave_numbers(self._system)
             result = self.potential.compute(self._system, stress=self._wants_stress(0))
             self._state = State(self._system, result, self._rng)
-            self._check(self._state, Limits(math.inf, math.inf))
-            self._good = _Snapshot(self._state, self.integrator)
+            self._check(self._state, _NO_LIMITS)
+            self._good = _Snapshot(self._state, self.integrator, self.potential)
         return self._state
 
     @property
@@ -169,9 +178,13 @@ class Simulation:
     def set_stage(self, integrator: Integrator, stage: str = "", stage_index: int = 0) -> None:
         """Go on from here with another integrator."""
         state = self.state
+        cell_moves = self.integrator.changes_cell or integrator.changes_cell
         self.integrator, self.stage, self.stage_index = integrator, stage, stage_index
         self._origin = (state.step, state.time_fs)
-        self._good.take(state, integrator)
+        self._fix_wave_numbers(state.system)
+        if cell_moves:  # the wave numbers may be others now
+            state.result = self.potential.compute(state.system, stress=self._wants_stress(state.step))
+        self._good.take(state, integrator, self.potential)
 
     def draw_velocities(self, temperature_K: float, *, momentum: Momentum = "linear", exact: bool = False) -> None:
         """Start with Maxwell–Boltzmann velocities; see ``velocities.maxwell_boltzmann``."""
@@ -217,6 +230,11 @@ class Simulation:
         self._stop = True
 
     @property
+    def stepping(self) -> bool:
+        """True while a step is under way, when an exception raised by a signal handler undoes it and nothing else."""
+        return self._stepping
+
+    @property
     def stop_requested(self) -> bool:
         """True from ``request_stop`` until a run has ended because of it."""
         return self._stop
@@ -257,6 +275,7 @@ class Simulation:
                 "index": self.stage_index,
                 "first_step": self._origin[0],
                 "first_time_fs": self._origin[1],
+                "first_volume_A3": self._volume,
                 "timestep_fs": self.integrator.timestep_fs,
             },
             "system": {
@@ -266,6 +285,7 @@ class Simulation:
                 "cell": system.cell.copy(),
                 "positions": system.positions.copy(),
                 "velocities": system.velocities.copy(),
+                "fixed": system.fixed.copy(),
             },
             "result": {
                 "energy": float(state.result.energy),
@@ -274,7 +294,7 @@ class Simulation:
             },
             "rng": json.dumps(state.rng.bit_generator.state, default=np.ndarray.tolist),
             "integrator": {"name": type(self.integrator).__name__, **self.integrator.state_arrays()},
-            "potential": {name: np.array(array) for name, array in self.potential.state().items()},
+            "potential": {name: np.array(array) for name, array in self._good.potential.items()},
             "reported_step": self._reported,
             "reporters": {name: reporter.position() for name, reporter in self._named_reporters()},
         }
@@ -286,7 +306,7 @@ class Simulation:
         to rounding (another machine, thread count or library) is warned of, more is refused as another potential.
         """
         saved = content["system"]
-        for name in ("numbers", "masses", "pbc"):
+        for name in ("numbers", "masses", "pbc", "fixed"):
             if not np.array_equal(saved[name], getattr(self._system, name)):
                 raise InputError(f"the checkpoint has other {name} than this system: it belongs to another run")
         stage, integrator = content["stage"], dict(content["integrator"])
@@ -314,8 +334,9 @@ class Simulation:
         self.stage, self.stage_index = str(stage["name"]), int(stage["index"])
         same = float(stage["timestep_fs"]) == self.integrator.timestep_fs
         self._origin = (int(stage["first_step"]), float(stage["first_time_fs"])) if same else (step, time)
+        self._volume = float(stage["first_volume_A3"])
         self._reported = int(content["reported_step"])
-        self._good = _Snapshot(self._state, self.integrator)
+        self._good = _Snapshot(self._state, self.integrator, self.potential)
         for name, reporter in self._named_reporters():
             reporter.rewind(positions[name])
 
@@ -325,8 +346,6 @@ class Simulation:
         return [(f"{i}-{type(reporter).__name__}", reporter) for i, reporter in enumerate(self.reporters)]
 
     def _wants_stress(self, step: int) -> bool:
-        if self.integrator.needs_stress:
-            return True
         return self.pressure and any(step % reporter.every == 0 for reporter in self.reporters)
 
     def _report(self, state: State) -> None:
@@ -346,22 +365,38 @@ class Simulation:
             _check_system(state.system)
             state.result = self.potential.compute(state.system, stress=self._wants_stress(state.step))
         self._check(state, self._limits())
-        good.take(state, self.integrator)
+        good.take(state, self.integrator, self.potential)
+
+    def _fix_wave_numbers(self, system: System) -> None:
+        """At the start of a stage: the potential's wave numbers, and the volume that changes are measured from."""
+        self._volume = system.volume
+        if isinstance(self.potential, CellAware):
+            self.potential.fix_wave_numbers(system.cell.copy() if self.integrator.changes_cell else None)
+
+    def _volume_ratio(self, system: System) -> float:
+        return system.volume / self._volume if self.integrator.changes_cell else 1.0
 
     def _limits(self) -> Limits:
-        return self.limits if self.integrator.timestep_fs > 0.0 else Limits(math.inf, math.inf)
+        return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
     def _step(self, state: State) -> None:
         try:
+            self._stepping = True
             self.integrator.step(state, self.potential, stress=self._wants_stress(state.step + 1))
             state.step += 1
             first_step, first_time = self._origin
             state.time_fs = first_time + (state.step - first_step) * self.integrator.timestep_fs
             self._check(state, self._limits())
-        except BaseException:
+            self._stepping = False
+        except BaseException as error:
+            self._stepping = False
             self._good.give_back(state, self.integrator)
+            try:
+                self.potential.restore(self._good.potential)
+            except Exception as failure:  # a device that is gone, say: what the checkpoint needs is in the snapshot
+                error.add_note(f"the potential could not be taken back to the last good step: {failure}")
             raise
-        self._good.take(state, self.integrator)
+        self._good.take(state, self.integrator, self.potential)
 
     def _check(self, state: State, limits: Limits) -> None:
         """Raise ``BlowUpError`` unless everything is finite and within the limits (written so that NaN fails)."""
@@ -371,9 +406,11 @@ class Simulation:
             math.isfinite(result.energy)
             and largest_norm(result.forces) <= min(limits.max_force_eV_per_A, _LARGEST)
             and timestep * largest_norm(system.velocities) <= min(limits.max_displacement_A, _LARGEST)
+            and 1.0 / limits.max_volume_ratio <= self._volume_ratio(system) <= limits.max_volume_ratio
         ):
             return
         forces = np.linalg.norm(result.forces, axis=1)
+        forces[system.fixed & np.isfinite(forces)] = 0.0
         moves = timestep * np.linalg.norm(system.velocities, axis=1)
         reasons, atoms = [], []
         for what, sizes, unit, limit in (
@@ -390,24 +427,30 @@ class Simulation:
                 atoms += [int(i) for i in guilty if i not in atoms]
         if not math.isfinite(result.energy):
             reasons.insert(0, f"the energy is {result.energy}")
+        ratio, widest = self._volume_ratio(system), limits.max_volume_ratio
+        if not 1.0 / widest <= ratio <= widest:
+            reasons.insert(0, f"the volume is {system.volume:.6g} Å³, {ratio:.3g} times that at the start of the stage")
+        if not reasons:
+            return
         advice = "shorten the timestep or minimise first" if timestep > 0.0 else "look at these atoms in the structure"
         raise BlowUpError(f"step {state.step}: {'; '.join(reasons)}; {advice}", state.step, atoms, system.copy())
 
 
 #: Stands for "finite" where a limit is infinite.
 _LARGEST = float(np.finfo(np.float64).max)
+_NO_LIMITS = Limits(math.inf, math.inf, math.inf)
 
 
 class _Snapshot:
     """The last good state: what has to be copied because the next step changes it in place."""
 
-    def __init__(self, state: State, integrator: Integrator) -> None:
+    def __init__(self, state: State, integrator: Integrator, potential: Potential) -> None:
         self.positions = np.empty_like(state.system.positions)
         self.velocities = np.empty_like(state.system.velocities)
         self.cell = np.empty_like(state.system.cell)
-        self.take(state, integrator)
+        self.take(state, integrator, potential)
 
-    def take(self, state: State, integrator: Integrator) -> None:
+    def take(self, state: State, integrator: Integrator, potential: Potential) -> None:
         self.positions[:] = state.system.positions
         self.velocities[:] = state.system.velocities
         self.cell[:] = state.system.cell
@@ -415,6 +458,7 @@ class _Snapshot:
         self.step, self.time_fs = state.step, state.time_fs
         self.rng = state.rng.bit_generator.state
         self.integrator = integrator.state_arrays()
+        self.potential = potential.state()
 
     def give_back(self, state: State, integrator: Integrator) -> None:
         state.system.positions[:] = self.positions

@@ -42,6 +42,17 @@ class Potential(Protocol):
     def restore(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
+@runtime_checkable
+class CellAware(Protocol):
+    """A potential with a discretisation that depends on the cell, such as a set of wave vectors.
+
+    ``fix_wave_numbers`` says which one from now on: that of the given cell (3, 3), however the cell changes, so that the
+    energy stays continuous and the stress its derivative; or, with None, that of each cell it is given.
+    """
+
+    def fix_wave_numbers(self, cell: np.ndarray | None) -> None: ...
+
+
 @dataclass
 class State:
     """One point of a trajectory, with its own random generator.

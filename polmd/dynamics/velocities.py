@@ -26,10 +26,11 @@ def check_momentum(momentum: str) -> None:
 def degrees_of_freedom(system: System, momentum: Momentum) -> int:
     """Independent velocities: 3n, less 3 for the total momentum, less 3 (2 for two atoms) for the angular momentum.
 
-    A single atom keeps its momentum: it has 3 degrees of freedom whatever ``momentum`` says.
+    n counts the atoms that move. A single atom keeps its momentum, and fixed atoms take up that of the others: there
+    it is 3n whatever ``momentum`` says.
     """
-    n = len(system)
-    if n == 1 or momentum == "none":
+    n = int(np.count_nonzero(~system.fixed))
+    if n == 1 or n < len(system) or momentum == "none":
         return 3 * n
     if momentum == "linear":
         return 3 * n - 3
@@ -44,7 +45,7 @@ def maxwell_boltzmann(
     momentum: Momentum = "linear",
     exact: bool = False,
 ) -> None:
-    """Draw the velocities of the canonical ensemble, in place.
+    """Draw the velocities of the canonical ensemble, in place; fixed atoms get none.
 
     Each component is normal with variance k_B T / m; the total momentum (and, with ``"linear+angular"``, the rotation
     about the centre of mass) is then taken out. That is a projection in the metric of the masses, so what remains is
@@ -64,9 +65,10 @@ def maxwell_boltzmann(
         raise InputError(f"temperature_K is {temperature_K}: it must be a finite number, zero or larger")
     normals = rng.standard_normal((len(system), 3))
     system.velocities[:] = normals * np.sqrt(BOLTZMANN * temperature_K * ACCELERATION / system.masses)[:, None]
+    system.velocities[system.fixed] = 0.0
     if momentum != "none":
         remove_momentum(system)
-    if momentum == "linear+angular":
+    if momentum == "linear+angular" and not system.fixed.any():
         remove_rotation(system)
     if exact and temperature_K > 0.0:
         twice_kinetic = float(np.sum(system.masses[:, None] * system.velocities**2))
@@ -75,8 +77,8 @@ def maxwell_boltzmann(
 
 
 def remove_momentum(system: System) -> None:
-    """Subtract the velocity of the centre of mass, in place; a single atom is left as it is."""
-    if len(system) > 1:
+    """Subtract the velocity of the centre of mass, in place; a single atom, or a system with fixed ones, is left as it is."""
+    if len(system) > 1 and not system.fixed.any():
         momentum = np.empty(3)
         total_momentum(system.velocities, system.masses, momentum)
         system.velocities -= momentum / system.masses.sum()

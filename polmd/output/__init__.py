@@ -2,7 +2,7 @@
 
 from polmd.output.checkpoint import Checkpoint, check_compatible, read_checkpoint, write_checkpoint
 from polmd.output.directory import RunDirectory
-from polmd.output.export import export_extxyz
+from polmd.output.export import export, export_extxyz, export_h5md
 from polmd.output.h5md import TrajectoryReporter, TrajectoryWriter, rebuild_master, truncate_to
 from polmd.output.log import LogReporter, RunLog
 from polmd.output.progress import ProgressReporter
@@ -10,6 +10,7 @@ from polmd.output.reporter import Reporter, StepInfo
 from polmd.output.segment import Frame
 from polmd.output.thermo import ThermoReporter
 from polmd.output.trajectory import Trajectory
+from polmd.output.verify import verify
 
 __all__ = [
     "Checkpoint",
@@ -25,9 +26,12 @@ __all__ = [
     "TrajectoryReporter",
     "TrajectoryWriter",
     "check_compatible",
+    "export",
     "export_extxyz",
+    "export_h5md",
     "read_checkpoint",
     "rebuild_master",
     "truncate_to",
+    "verify",
     "write_checkpoint",
 ]

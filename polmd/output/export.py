@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from polmd.errors import OutputError
 from polmd.output import files
-from polmd.output.segment import Frame
+from polmd.output.segment import Frame, Segment, create_segment
 from polmd.output.trajectory import Trajectory
 from polmd.units import VELOCITY_FROM_ASE
 
@@ -39,6 +40,57 @@ def to_ase(trajectory: Trajectory, frame: Frame, *, wrap: bool = False) -> Atoms
     return atoms
 
 
+def export(
+    run_directory: str | Path, path: str | Path, *, every: int = 1, wrap: bool = False, overwrite: bool = False
+) -> int:
+    """Write the frames of all segments of a run to one file, in the format of its suffix; returns how many.
+
+    ``.h5``: H5MD (see ``export_h5md``); anything else: extended XYZ (see ``export_extxyz``).
+    """
+    if Path(path).suffix != ".h5":
+        return export_extxyz(run_directory, path, every=every, wrap=wrap, overwrite=overwrite)
+    if wrap:
+        raise OutputError("positions are wrapped for extended XYZ only; H5MD keeps them as they are")
+    return export_h5md(run_directory, path, every=every, overwrite=overwrite)
+
+
+def export_h5md(run_directory: str | Path, path: str | Path, *, every: int = 1, overwrite: bool = False) -> int:
+    """Join every ``every``-th frame of a run in one H5MD file, bit for bit; returns how many.
+
+    The file stands by itself, has the checksums of a segment, and is written beside ``path``, which it replaces at the end.
+    """
+    path = Path(path)
+    _check_target(path, every, overwrite)
+    temporary = path.with_name(path.name + ".tmp")
+    with files.writing(path), Trajectory(run_directory) as trajectory:
+        count = len(range(0, len(trajectory), every))
+        if count == 0:
+            raise OutputError(f"{run_directory} has no frames to export")
+        layout = replaced(trajectory.layout, segment_frames=count)
+        create_segment(temporary, layout, 0, count)
+        target = Segment(temporary, writable=True)
+        try:
+            for slot in range(count):
+                target.write(slot, trajectory.record(slot * every))
+            target.sync()
+            files.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            target.close()
+    return count
+
+
+def _check_target(path: Path, every: int, overwrite: bool) -> None:
+    if every < 1:
+        raise OutputError("every is at least 1")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: name another file or allow overwriting it")
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory")
+
+
 def export_extxyz(
     run_directory: str | Path,
     path: str | Path,
@@ -55,12 +107,7 @@ def export_extxyz(
     from ase.io.extxyz import write_xyz
 
     path = Path(path)
-    if every < 1:
-        raise OutputError("every is at least 1")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: name another file or allow overwriting it")
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory")
+    _check_target(path, every, overwrite)
     temporary = path.with_name(path.name + ".tmp")
     count = 0
     with files.writing(path), Trajectory(run_directory) as trajectory:

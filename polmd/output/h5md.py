@@ -17,7 +17,7 @@ import numpy as np
 
 from polmd.dynamics.state import State
 from polmd.errors import OutputError
-from polmd.output import files
+from polmd.output import files, hdf5
 from polmd.output.files import writing
 from polmd.output.reporter import StepInfo
 from polmd.output.segment import (
@@ -60,39 +60,36 @@ def _write_master(directory: Path, pieces: list[Piece]) -> None:
 
     path = directory / MASTER
     total = sum(piece.frames for piece in pieces)
-    with writing(path):
-        if total == 0:
+    if total == 0:
+        with writing(path):
             path.unlink(missing_ok=True)
-            return
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            with h5py.File(temporary, "x", locking=False) as file:
+        return
 
-                def dataset(field: Field) -> Any:
-                    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                    joined = h5py.h5s.create_simple((total, *field.shape))
-                    origin = (0,) * len(field.shape)
-                    start = 0
-                    for piece in pieces:
-                        if piece.frames:
-                            block = (piece.frames, *field.shape)
-                            source = h5py.h5s.create_simple((piece.capacity, *field.shape))
-                            source.select_hyperslab((0, *origin), block)
-                            joined.select_hyperslab((start, *origin), block)
-                            creation.set_virtual(joined, piece.path.name.encode(), field.path.encode(), source)
-                            start += piece.frames
-                    missing = np.nan if field.dtype.kind == "f" else 0
-                    shape = (total, *field.shape)
-                    return file.create_dataset(
-                        field.path, shape=shape, dtype=field.dtype, fillvalue=missing, dcpl=creation
-                    )
+    def fill(file: Any) -> None:
+        def dataset(field: Field) -> Any:
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            joined = h5py.h5s.create_simple((total, *field.shape))
+            origin = (0,) * len(field.shape)
+            start = 0
+            for piece in pieces:
+                if piece.frames:
+                    block = (piece.frames, *field.shape)
+                    source = h5py.h5s.create_simple((piece.capacity, *field.shape))
+                    source.select_hyperslab((0, *origin), block)
+                    joined.select_hyperslab((start, *origin), block)
+                    creation.set_virtual(joined, piece.path.name.encode(), field.path.encode(), source)
+                    start += piece.frames
+            missing = np.nan if field.dtype.kind == "f" else 0
+            shape = (total, *field.shape)
+            return file.create_dataset(field.path, shape=shape, dtype=field.dtype, fillvalue=missing, dcpl=creation)
 
-                write_structure(file, pieces[0].layout, dataset)
-        except RuntimeError as error:  # how h5py reports a failure inside close
-            raise OSError(None, str(error)) from error
-        files.fsync_file(temporary)
-        files.replace(temporary, path)
+        write_structure(file, pieces[0].layout, dataset)
+
+    chunks, size = hdf5.build(fill)
+    content = bytearray(size)
+    for offset, data in chunks:
+        content[offset : offset + len(data)] = data
+    files.write_atomically(path, bytes(content))
 
 
 def _cut(source: Path, target: Path, frames: int, capacity: int) -> None:

@@ -10,7 +10,8 @@ without trusting HDF5 metadata::
 
     "polmd segment 1\\n"   16 bytes
     length, CRC-32        2 x uint32, little-endian, of the text that follows
-    JSON                  n_atoms, pbc, forces, precision, segment_frames, index, frames, size, datasets, static_crc
+    JSON                  n_atoms, pbc, forces, precision, segment_frames, index, frames, size, datasets, static_crc, and
+                          structure, structure_crc: where HDF5's own data lie, and their CRC-32
 
 A frame's checksum is 2³² + CRC-32 of its index in the trajectory (int64) and its stored bytes in the order of
 ``fields``; zero means no frame.
@@ -31,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 from polmd.errors import OutputError
+from polmd.output import hdf5
 from polmd.output.files import write_all, writing
 
 Precision = Literal["double", "single"]
@@ -217,37 +219,41 @@ def create_segment(path: Path, layout: Layout, index: int, frames: int) -> None:
 
     Equal arguments give equal bytes. Nothing stays behind when it fails.
     """
+    chunks, size, offsets = _structure(layout, frames)
+    header = {
+        "n_atoms": layout.n_atoms,
+        "pbc": list(layout.pbc),
+        "forces": layout.forces,
+        "precision": layout.precision,
+        "segment_frames": layout.segment_frames,
+        "author": layout.author,
+        "index": index,
+        "frames": frames,
+        "size": size,
+        "static_crc": zlib.crc32(_static(layout)),
+        "structure": [[offset, len(data)] for offset, data in chunks],
+        "structure_crc": zlib.crc32(b"".join(data for _, data in chunks)),
+        "datasets": offsets,
+    }
+    text = json.dumps(header).encode()
+    block = MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text
+    if len(block) > USER_BLOCK:
+        raise OutputError(f"{path}: the author name is too long")
     with writing(path):
         path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            offsets = _create_datasets(path, layout, frames)
-            header = {
-                "n_atoms": layout.n_atoms,
-                "pbc": list(layout.pbc),
-                "forces": layout.forces,
-                "precision": layout.precision,
-                "segment_frames": layout.segment_frames,
-                "author": layout.author,
-                "index": index,
-                "frames": frames,
-                "size": path.stat().st_size,
-                "static_crc": zlib.crc32(_static(layout)),
-                "datasets": offsets,
-            }
-            text = json.dumps(header).encode()
-            block = MAGIC + struct.pack("<II", len(text), zlib.crc32(text)) + text
-            if len(block) > USER_BLOCK:
-                raise OutputError(f"{path}: the author name is too long")
-            fd = os.open(path, os.O_RDWR)
-            try:
-                write_all(fd, b"\0" * (8 * frames), offsets[CHECKSUM])
-                write_all(fd, block, 0)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            os.ftruncate(fd, size)
+            for offset, data in chunks:
+                write_all(fd, data, offset)
+            write_all(fd, b"\0" * (8 * frames), offsets[CHECKSUM])
+            write_all(fd, block, 0)
+            os.fsync(fd)
         except OSError:
             path.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(fd)
 
 
 def _static(layout: Layout) -> bytes:
@@ -255,31 +261,28 @@ def _static(layout: Layout) -> bytes:
     return layout.numbers.astype("<i8").tobytes() + layout.masses.astype("<f8").tobytes()
 
 
-def _create_datasets(path: Path, layout: Layout, frames: int) -> dict[str, int]:
-    """Write the HDF5 structure; returns where in the file each dataset begins."""
+def _structure(layout: Layout, frames: int) -> tuple[list[tuple[int, bytes]], int, dict[str, int]]:
+    """What HDF5 has in the file: (offset, bytes) of it, the size of the file, and where each dataset begins."""
     import h5py
 
     offsets: dict[str, int] = {}
-    try:
-        with h5py.File(path, "x", userblock_size=USER_BLOCK, locking=False) as file:
 
-            def dataset(field: Field) -> Any:
-                creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                creation.set_layout(h5py.h5d.CONTIGUOUS)
-                creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                created = file.create_dataset(
-                    field.path, shape=(frames, *field.shape), dtype=field.dtype, dcpl=creation
-                )
-                offsets[field.path] = created.id.get_offset()
-                return created
+    def fill(file: Any) -> None:
+        def dataset(field: Field) -> Any:
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_layout(h5py.h5d.CONTIGUOUS)
+            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            created = file.create_dataset(field.path, shape=(frames, *field.shape), dtype=field.dtype, dcpl=creation)
+            offsets[field.path] = created.id.get_offset()
+            return created
 
-            write_structure(file, layout, dataset)
-            for name in (_SPECIES, _MASS):
-                offsets[name] = file[name].id.get_offset()
-    except RuntimeError as error:  # how h5py reports a failure inside close
-        raise OSError(None, str(error)) from error
-    return offsets
+        write_structure(file, layout, dataset)
+        for name in (_SPECIES, _MASS):
+            offsets[name] = file[name].id.get_offset()
+
+    chunks, size = hdf5.build(fill, user_block=USER_BLOCK)
+    return chunks, size, offsets
 
 
 class Segment:
@@ -334,6 +337,8 @@ class Segment:
             segment_frames=header["segment_frames"],
             author=header["author"],
         )
+        self._structure: list[list[int]] = header["structure"]
+        self._structure_crc: int = header["structure_crc"]
         self._fields = fields(self.layout)
         self.first_frame = self.index * self.layout.segment_frames
         self.cut_short = os.fstat(self._fd).st_size < header["size"]
@@ -351,6 +356,14 @@ class Segment:
             if self.try_read(slot) is None:
                 return slot
         return written
+
+    def structure_is_whole(self) -> bool:
+        """Whether HDF5's own data are as they were made: what other programs need to find the frames."""
+        try:
+            data = b"".join(os.pread(self._fd, length, offset) for offset, length in self._structure)
+        except OSError:
+            return False
+        return zlib.crc32(data) == self._structure_crc
 
     def try_read(self, slot: int) -> list[bytes] | None:
         """Stored bytes of the frame in ``slot``, or None when they are not there or their checksum differs."""
@@ -378,6 +391,9 @@ class Segment:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def copy_frames(source: Segment, path: Path, frames: int, capacity: int) -> None:

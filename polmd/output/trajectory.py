@@ -117,7 +117,7 @@ def scan(directory: Path, *, verify: bool = False) -> tuple[list[Piece], list[st
 
 
 class Trajectory:
-    """Frames of a run directory (or of its ``trajectory.h5``, or of one segment file), in order.
+    """Frames of a run directory (or of its ``trajectory.h5``, of one segment file, or of what ``export_h5md`` wrote).
 
     Works on finished, running and broken runs. When frames are missing or damaged, the trajectory ends at the last good
     frame before them, ``problems`` says why and a warning is given; no damage is passed over in silence.
@@ -127,6 +127,7 @@ class Trajectory:
     numbers : (n,) int64, atomic numbers
     masses : (n,) float64, amu
     pbc : (3,) bool
+    layout : what all its segments have in common
     precision : ``double`` or ``single``
     has_forces : whether frames carry forces
     problems : what is wrong with the files, empty when all is well
@@ -144,7 +145,7 @@ class Trajectory:
                 self._pieces, problems = scan(path, verify=verify)
             except OSError as error:
                 raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-        elif _NAME.fullmatch(path.name) and path.exists():
+        elif path.is_file():
             self._pieces = [_inspect(path, verify)]
             problems = [piece.problem for piece in self._pieces if piece.problem is not None]
         else:
@@ -155,6 +156,7 @@ class Trajectory:
         self._starts = np.cumsum([0] + [piece.frames for piece in self._pieces])
         self.problems: tuple[str, ...] = tuple(problems)
         layout = self._pieces[0].layout
+        self.layout = layout
         self.numbers, self.masses, self.pbc = layout.numbers, layout.masses, np.array(layout.pbc)
         self.precision, self.has_forces = layout.precision, layout.forces
         if problems:
@@ -189,6 +191,10 @@ class Trajectory:
         return (self._read(k) for k in range(len(self)))
 
     def _read(self, index: int) -> Frame:
+        return decode(self.record(index), self.layout)
+
+    def record(self, index: int) -> list[bytes]:
+        """The stored bytes of a frame, see ``segment.fields``; raises OutputError when its checksum differs."""
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
         path = self._pieces[which].path
         if self._open is None or self._piece != which:
@@ -203,7 +209,7 @@ class Trajectory:
             raise OutputError(
                 f"{self._open.path}: frame {index} is damaged (checksum); last good frame before it: {index - 1}"
             )
-        return decode(record, self._open.layout)
+        return record
 
     def close(self) -> None:
         """Close the file that is open; reading opens it again."""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from analytic_potentials import ARGON, Analytic, LennardJones, Remembering, Wells, argon_cluster, atoms
 
-from polmd.dynamics.integrators import Langevin, Thermostatted, VelocityVerlet
+from polmd.dynamics.barostats import StochasticCellRescaling
+from polmd.dynamics.integrators import Barostatted, Bussi, Langevin, NoseHoover, Thermostatted, VelocityVerlet
 from polmd.dynamics.minimize import Fire
+from polmd.dynamics.ramp import Ramp
 from polmd.dynamics.simulation import BlowUpError, Limits, Simulation
 from polmd.dynamics.state import Potential
 from polmd.dynamics.thermostats import OrnsteinUhlenbeck
@@ -42,7 +44,10 @@ class Recorder:
 
 
 def _make(integrator, *reporters, seed=3, **options):
-    return Simulation(argon_cluster(40.0), Remembering(*ARGON), integrator, rng=seed, reporters=reporters, **options)
+    system = argon_cluster(40.0)
+    if integrator.changes_cell:  # a cluster with vacuum around it
+        system.cell, system.pbc = 20.0 * np.eye(3), np.ones(3, dtype=bool)
+    return Simulation(system, Remembering(*ARGON), integrator, rng=seed, reporters=reporters, **options)
 
 
 def _bits(simulation):
@@ -54,6 +59,7 @@ def _bits(simulation):
         state.result.forces.tobytes(),
         state.system.positions.tobytes(),
         state.system.velocities.tobytes(),
+        state.system.cell.tobytes(),
         simulation.conserved,
         repr(state.rng.bit_generator.state),
     )
@@ -63,6 +69,15 @@ INTEGRATORS = {
     "verlet": lambda: VelocityVerlet(4.1),
     "langevin": lambda: Langevin(4.1, 40.0, 2.0),
     "langevin-none": lambda: Langevin(4.1, 40.0, 2.0, momentum="none"),
+    "bussi": lambda: Bussi(4.1, 40.0, 0.1),
+    "nose-hoover": lambda: NoseHoover(4.1, Ramp(40.0, 60.0, 50), 0.1),
+    "langevin-ramp": lambda: Langevin(4.1, Ramp(40.0, 60.0, 50), 2.0),
+    "npt": lambda: Barostatted(
+        Bussi(4.1, 40.0, 0.1), StochasticCellRescaling(1.0), every=4, pressure=Ramp(1.0, 9.0, 50)
+    ),
+    "npt-anisotropic": lambda: Barostatted(
+        NoseHoover(4.1, 40.0, 0.1), StochasticCellRescaling(1.0, coupling="anisotropic"), every=3
+    ),
     "fire": lambda: Fire(1e-12),
 }
 
