@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import FieldSolver, Sources, symmetric_matrices
+from polmd.electrostatics.fields import FieldSolver, Sources
 from polmd.electrostatics.open import OpenPairs
 from polmd.electrostatics.response import respond
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError
+from polmd.kernels.cpu.moments import moment_energy
 
 SMEARINGS = ("gaussian", "point")
 
@@ -160,7 +161,7 @@ def compute(
         out, strain = solver.interactions(None)
         bare_potentials, bare_fields = out[:, 0], out[:, 1:4]
     else:
-        bare_potentials, bare_fields = solver.potentials_and_fields()
+        bare_potentials, bare_fields = map(np.ascontiguousarray, solver.potentials_and_fields())
     potentials = bare_potentials + 2 * self_q * q
     fields = bare_fields - 2 * self_u * u
     response = respond(potentials, fields, kappa, alpha, external)
@@ -168,17 +169,19 @@ def compute(
     if kappa is not None or alpha is not None:
         out, strain = solver.interactions(Sources(dq, du, bare_fields))
 
-    total_potentials, total_fields, hessian = out[:, 0], out[:, 1:4], symmetric_matrices(out[:, 4:10])
-    both = q @ total_potentials - np.sum(u * total_fields) + 0.5 * np.sum(m * hessian)  # M·T·(M + M̃)
-    cross = dq @ bare_potentials - np.sum(du * bare_fields)  # M̃·T·M
-    energy = 0.5 * float(both - cross) + response.energy
-    energy += float(self_q * (q @ q) + self_u * np.sum(u * u) + self_m * np.sum(m * m))
+    out = np.ascontiguousarray(out)
+    dipole_gradient, quadrupole_gradient = np.empty((n, 3)), np.empty((n, 3, 3))
+    both, own = moment_energy(  # M·T·(M + M̃), self energy
+        q, u, m, out, dq, du, np.array([self_q, self_u, self_m]), dipole_gradient, quadrupole_gradient
+    )
+    cross = dq @ bare_potentials - np.vdot(du, bare_fields)  # M̃·T·M
+    energy = 0.5 * float(both - cross) + response.energy + own
 
-    gradients = {"charges": total_potentials + 2 * self_q * (q + dq)}
+    gradients = {"charges": out[:, 0] + 2 * self_q * (q + dq)}
     if dipoles is not None:
-        gradients["dipoles"] = -total_fields + 2 * self_u * (u + du)
+        gradients["dipoles"] = dipole_gradient
     if quadrupoles is not None:
-        gradients["quadrupoles"] = 0.5 * hessian + 2 * self_m * m
+        gradients["quadrupoles"] = quadrupole_gradient
     if response.gradient_kappa is not None:
         gradients["charge_responses"] = response.gradient_kappa
     if response.gradient_alpha is not None:
@@ -203,7 +206,7 @@ def _array(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
     array = np.ascontiguousarray(value, dtype=np.float64)
     if array.shape != shape:
         raise InputError(f"{name} has shape {array.shape}, expected {shape}")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        raise InputError(f"{name}{tuple(bad[0].tolist())} is not finite")
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise InputError(f"{name}{tuple(np.argwhere(~finite)[0].tolist())} is not finite")
     return array

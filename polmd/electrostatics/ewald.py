@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, response_forces, six_components, symmetric_matrices
+from polmd.electrostatics.fields import Sources, symmetric_matrices
 from polmd.errors import InputError
 from polmd.kernels.cpu import kspace as kernels
+from polmd.kernels.cpu import moments as between
 from polmd.kernels.cpu.simd import BYTES
 
 _LANES = BYTES // 8
@@ -20,6 +21,9 @@ _LANES = BYTES // 8
 _BYTES_PER_VECTOR = 8 * (2 * _LANES * kernels.GROUPS + 20)
 #: Refuse sums that would need more memory than this, bytes.
 MEMORY_LIMIT = 4 << 30
+
+_NO_VECTORS = np.empty((0, 3))
+_NO_MATRICES = np.empty((0, 3, 3))
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,9 @@ def moment_strain(
     """Strain gradient (3, 3) eV through the form factors of M and M̃: dipoles and quadrupoles stay while the lattice and
     the positions are strained. ``out`` (n, 10 or more): what ``FieldSolver.interactions`` returns."""
     _, dipoles, quadrupoles = moments
-    symmetric = 0.5 * (quadrupoles + quadrupoles.transpose(0, 2, 1))
-    strain = dipoles.T @ out[:, 1:4] - np.einsum("nac,ncb->ab", symmetric, symmetric_matrices(out[:, 4:10]))
-    if response is not None:
-        strain += response.dipoles.T @ response.fields
+    strain = np.zeros((3, 3))
+    extra = (response.dipoles, response.fields) if response is not None else (_NO_VECTORS, _NO_VECTORS)
+    between.moment_strain(dipoles, quadrupoles, out, *extra, strain)
     return strain
 
 
@@ -124,9 +127,9 @@ class DirectSum:
             k2 = (self._k**2).sum(0)
             # 4 NF/V G: half sphere, and the factor 2 of a potential
             self._weight = 4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
-        fractions = positions @ self._inverse
+            self._lattice = 2 * np.pi * self._inverse  # k_c = Σ_d lattice[c, d] n_d
         self._atoms = np.zeros((-(-len(positions) // _LANES), kernels.ROWS, _LANES))
-        self._fill(slice(0, 3), fractions - np.floor(fractions))
+        between.pack_fractions(positions, self._inverse, self._atoms)
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
@@ -145,33 +148,20 @@ class DirectSum:
         structure = total = self._structure
         if response is not None:
             low = self._low_derivatives()
-            self._set_sources(response.charges, response.dipoles, None)
+            self._set_sources(response.charges, response.dipoles, _NO_MATRICES)
             induced = self._sum()
             self._set_sources(*self._moments)
             total = self._structure + induced
             structure = total + induced
         out = self._fields(total, 13)
         if response is not None:
-            out[:, 10:13] += response_forces(response, low)
+            between.add_response_forces(response.charges, response.dipoles, low, out)
         energies = 0.5 * (self._weight * self._structure * structure).sum(0)
         strain = half_sphere_strain(self._k, self._sigma, energies)
         return out, strain + moment_strain(self._moments, out, response)
 
-    def _fill(self, rows: slice, values: np.ndarray) -> None:
-        """Values (n, c) of the atoms into rows of the blocks."""
-        n, columns = values.shape
-        padded = np.zeros((len(self._atoms) * _LANES, columns))
-        padded[:n] = values
-        self._atoms[:, rows] = padded.reshape(-1, _LANES, columns).transpose(0, 2, 1)
-
-    def _set_sources(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray | None) -> None:
-        lattice = 2 * np.pi * self._inverse  # k_c = Σ_d lattice[c, d] n_d
-        self._fill(slice(3, 4), charges[:, None])
-        self._fill(slice(4, 7), dipoles @ lattice)
-        if quadrupoles is None:
-            self._atoms[:, 7:13] = 0.0
-        else:
-            self._fill(slice(7, 13), six_components(lattice.T @ quadrupoles @ lattice))
+    def _set_sources(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
+        between.pack_sources(charges, dipoles, quadrupoles, self._lattice, self._atoms)
 
     def _sum(self) -> np.ndarray:
         """S(k) of the sources, (2, nk)."""
@@ -192,10 +182,6 @@ class DirectSum:
             self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, self._weight * structure, columns,
             blocks.reshape(-1),
         )  # fmt: skip
-        out = np.ascontiguousarray(blocks.transpose(0, 2, 1).reshape(-1, columns)[: len(self._moments[0])])
-        lattice = 2 * np.pi * self._inverse
-        out[:, 1:4] = out[:, 1:4] @ lattice.T
-        out[:, 4:10] = six_components(lattice @ symmetric_matrices(out[:, 4:10]) @ lattice.T)
-        if columns == 13:
-            out[:, 10:13] = out[:, 10:13] @ lattice.T
+        out = np.empty((len(self._moments[0]), columns))
+        between.unpack_fields(blocks, self._lattice, out)
         return out

@@ -44,10 +44,3 @@ def six_components(matrices: np.ndarray) -> np.ndarray:
     """Symmetric part of (…, 3, 3): (…, 6) xx, xy, xz, yy, yz, zz."""
     m = 0.5 * (matrices + np.swapaxes(matrices, -1, -2))
     return m.reshape(*m.shape[:-2], 9)[..., [0, 1, 2, 4, 5, 8]]
-
-
-def response_forces(response: Sources, low: np.ndarray) -> np.ndarray:
-    """Force (n, 3) eV/Å on M̃ in the field of M; ``low`` (n, 10): φ, F, ∇∇φ of M."""
-    return response.charges[:, None] * low[:, 1:4] - np.einsum(
-        "nab,nb->na", symmetric_matrices(low[:, 4:10]), response.dipoles
-    )

@@ -19,9 +19,10 @@ import numpy as np
 from scipy import fft
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, half_sphere_strain, moment_strain
-from polmd.electrostatics.fields import Sources, response_forces
+from polmd.electrostatics.fields import Sources
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
+from polmd.kernels.cpu.moments import add_response_forces
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
 #: transforms than the longer splines cost (benchmarks/README.md).
@@ -143,7 +144,7 @@ class MeshSum:
         out = self._interpolate(total, 13)
         if response is not None:
             low = self._low if self._low is not None else self._interpolate(self._structure, 10)
-            out[:, 10:13] += response_forces(response, low)
+            add_response_forces(response.charges, response.dipoles, low, out)
         a, b = self._structure.reshape(-1)[self._place], structure.reshape(-1)[self._place]
         # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
         energies = self._weight * (a.real * b.real + a.imag * b.imag) / math.prod(self.shape)

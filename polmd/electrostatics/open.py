@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, response_forces, six_components
+from polmd.electrostatics.fields import Sources, six_components
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
+from polmd.kernels.cpu.moments import add_response_forces
 from polmd.kernels.cpu.simd import BYTES
 
 _LANES = BYTES // 8
@@ -104,5 +105,5 @@ def pair_interactions(
     else:
         out = gather(charges + response.charges, dipoles + response.dipoles, quadrupoles)
         virial = (2 * out[:, 13:] - low[:, 13:]).sum(axis=0)
-        out[:, 10:13] += response_forces(response, low)
+        add_response_forces(response.charges, response.dipoles, low, out)
     return out[:, :13], -0.5 * virial.reshape(3, 3)

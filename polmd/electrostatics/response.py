@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polmd.kernels.cpu.moments import induced_dipoles
+
 
 @dataclass(frozen=True)
 class Response:
@@ -57,13 +59,13 @@ def respond(
         energy += 0.5 * float(potentials @ charges)
         gradient_kappa = -0.5 * potentials**2
     if polarizabilities is not None:
-        acting = fields + external_field
-        dipoles = np.einsum("nc,ncd->nd", acting, polarizabilities)
-        alpha_field = np.einsum("ncd,nd->nc", polarizabilities, fields)
-        source_dipoles = 0.5 * (dipoles + alpha_field)
-        energy -= 0.5 * float(np.sum(fields * dipoles))
-        gradient_alpha = -0.5 * acting[:, :, None] * fields[:, None, :]
-        gradient_field = -0.5 * alpha_field.sum(axis=0)
+        dipoles, source_dipoles = np.empty_like(fields), np.empty_like(fields)
+        gradient_alpha = np.empty_like(polarizabilities)
+        product, *alpha_field = induced_dipoles(
+            fields, external_field, polarizabilities, dipoles, source_dipoles, gradient_alpha
+        )
+        energy -= 0.5 * product
+        gradient_field = -0.5 * np.array(alpha_field)
     return Response(
         energy, charges, dipoles, source_charges, source_dipoles, gradient_kappa, gradient_alpha, gradient_field
     )
