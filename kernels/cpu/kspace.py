@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from polmd.kernels.compile import kernel
 from polmd.kernels.cpu.scalars import row_factors, sincos
-from polmd.kernels.cpu.simd import item, lanes, load, load_many, store, zeros
+from polmd.kernels.cpu.simd import item, lanes, load, load_many, store, total, zeros
 
 #: Most groups of atoms of a structure factor sum.
 GROUPS = 16
@@ -54,8 +54,8 @@ def _power(table, n):
 
 
 @_helper
-def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums):
-    """Add a block's S(k), lane by lane, to ``sums`` (nk·2·lanes,)."""
+def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums, to):
+    """Add a block's S(k), lane by lane, to nk·2·lanes numbers of ``sums`` from ``to`` on."""
     step = lanes(atoms)
     f = load_many(atoms, at, step, 3)
     _powers(f[0], limits[0], t0)
@@ -73,39 +73,40 @@ def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums):
         for k in range(count):
             n = float(n2 + k)
             even, odd = a0 + n * (a1 + n * a2), b0 + n * b1
-            where = 2 * (start + k) * step
+            where = to + 2 * (start + k) * step
             store(sums, where, load(sums, where) + (even * phase[0] - odd * phase[1]))
             store(sums, where + step, load(sums, where + step) + (even * phase[1] + odd * phase[0]))
             phase = _times(phase, turn)
 
 
 @kernel(parallel=True)
-def structure_factor(atoms, rows, limits, structure):
+def structure_factor(atoms, rows, limits, groups, partial, structure):
     """S(k) = Σ_j [q_j + i k·u_j − ½ k·Q_j·k] e^(ik·r_j) on the half sphere.
 
-    name       shape                  dtype    unit   in/out
-    atoms      (blocks·ROWS·lanes,)   float64  e, …   in, blocks of atoms; lanes without an atom hold zeros
-    rows       (r, 5)                 int64           in, n0, n1, first n2, first index, count
-    limits     (3,)                   int64           in, largest |n| of each axis
-    structure  (2, nk)                float64  e      out, real and imaginary part
+    name       shape                   dtype    unit   in/out
+    atoms      (blocks·ROWS·lanes,)    float64  e, …   in, blocks of atoms; lanes without an atom hold zeros
+    rows       (r, 5)                  int64           in, n0, n1, first n2, first index, count
+    limits     (3,)                    int64           in, largest |n| of each axis
+    groups     scalar                  int64           in, into how many the blocks are divided: the order of the sum
+    partial    (groups·nk·2·lanes,)    float64         scratch
+    structure  (2, nk)                 float64  e      out, real and imaginary part
     """
     step, nk = lanes(atoms), structure.shape[1]
-    blocks = len(atoms) // (ROWS * step)
-    groups = max(1, min(GROUPS, blocks // 4))
-    partial = np.zeros((groups, 2 * nk * step))
+    blocks, size = len(atoms) // (ROWS * step), 2 * structure.shape[1] * step
     for group in numba.prange(groups):
         t0, t1 = np.empty(2 * (limits[0] + 1) * step), np.empty(2 * (limits[1] + 1) * step)
         t2 = np.empty(2 * (limits[2] + 1) * step)
+        for k in range(group * size, (group + 1) * size, step):
+            store(partial, k, zeros(partial))
         for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-            _add_to_structure(atoms, block * ROWS * step, rows, t0, t1, t2, limits, partial[group])
-    for chunk in numba.prange((nk + 255) // 256):
-        for k in range(chunk * 256, min(nk, (chunk + 1) * 256)):
+            _add_to_structure(atoms, block * ROWS * step, rows, t0, t1, t2, limits, partial, group * size)
+    for chunk in numba.prange((nk + 127) // 128):
+        for k in range(chunk * 128, min(nk, (chunk + 1) * 128)):
             for part in range(2):
-                value = 0.0
-                for lane in range(step):
-                    for group in range(groups):
-                        value += partial[group, (2 * k + part) * step + lane]
-                structure[part, k] = value
+                value = zeros(partial)
+                for group in range(groups):
+                    value = value + load(partial, group * size + (2 * k + part) * step)
+                structure[part, k] = total(value)
 
 
 @_helper

@@ -113,6 +113,7 @@ class DirectSum:
     def __init__(self, sigma: float, norm_factor: float, numbers: WaveNumbers) -> None:
         self._sigma, self._norm_factor, self.numbers = sigma, norm_factor, numbers
         self._cell: np.ndarray | None = None
+        self._partial = np.empty(0)
 
     def __str__(self) -> str:
         return f"direct sum over {2 * len(self.numbers.n)} wave vectors"
@@ -166,7 +167,13 @@ class DirectSum:
     def _sum(self) -> np.ndarray:
         """S(k) of the sources, (2, nk)."""
         structure = np.empty_like(self._k[:2])
-        kernels.structure_factor(self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, structure)
+        groups = max(1, min(kernels.GROUPS, len(self._atoms) // 4))
+        size = groups * 2 * structure.shape[1] * _LANES
+        if len(self._partial) != size:
+            self._partial = np.empty(size)
+        kernels.structure_factor(
+            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, groups, self._partial, structure
+        )
         return structure
 
     def _low_derivatives(self) -> np.ndarray:
