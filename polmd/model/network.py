@@ -129,6 +129,31 @@ class LocalNetwork:
         )  # fmt: skip
         return forces, virial.sum(axis=0).reshape(3, 3)
 
+    def edge_charges(self, state: Forward, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Σ_j d_ij ⊗ ∂L_j/∂r_i along the edges and with their phases, (n, 3, 3) each (see
+        :func:`polmd.kernels.cpu.response.edge_charges`), and ∂L/∂r (n, 3) of L = Σ seeds · predictions."""
+        from polmd.kernels.cpu import response
+
+        n, pairs, slopes = len(state.types), state.pairs, np.zeros((len(state.pairs), 3))
+        forces, _ = self._reverse(state, seeds, slopes)
+        inverse = np.linalg.inv(state.cell) if np.linalg.det(state.cell) != 0.0 else np.zeros((3, 3))
+        edge, phase = np.empty((n, 3, 3)), np.empty((n, 3, 3))
+        response.edge_charges(
+            state.positions, state.cell, inverse, pairs.first, pairs.neighbors, pairs.shifts, slopes, edge, phase
+        )
+        return edge, phase, -forces
+
+    def rates(self, state: Forward, velocities: np.ndarray) -> Multipoles:
+        """d(predictions)/dt, but for energies, of atoms that move with ``velocities`` (n, 3)."""
+        from polmd.kernels.cpu import response
+
+        pairs, out = state.pairs, empty_multipoles(len(state.types))
+        response.rates(
+            *state.blocks, state.positions, np.ascontiguousarray(velocities), state.cell, state.types, pairs.first,
+            pairs.neighbors, pairs.shifts, self.weights, self._ranks, self._orders, *state.workspace[:3], out,
+        )  # fmt: skip
+        return out
+
     def _blocks_of(self, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._blocks is None or not np.array_equal(self._blocks[0], types):
             self._blocks = types.copy(), make_blocks(types, 64 // self._dtype.itemsize)
