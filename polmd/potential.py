@@ -292,11 +292,13 @@ class MultipolePotential:
                 f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
                 "current, no force in a field)"
             )
-        settings, predicts, predictions = (
-            self.model.header.electrostatics,
-            self.model.header.predicts,
-            state.predictions,
-        )
+        if self.model.header.architecture.message_passing:
+            raise InputError(
+                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
+                "field) is not available"
+            )
+        settings, predictions = self.model.header.electrostatics, state.predictions
+        predicts = self.model.header.predicts
         sigma, norm_factor = settings.sigma_A, settings.norm_factor
         cell = last.cell if system.periodic else None
         removed = -1.0 if settings.remove_self_interaction else 0.0
@@ -421,7 +423,7 @@ class _NetworkDerivatives:
         self._network, self._state = network, state
 
     def gradients(self, seeds: Sequence[Multipoles]) -> np.ndarray:
-        return np.stack([-self._network.reverse(self._state, seed)[0] for seed in seeds])
+        return self._network.gradients(self._state, seeds)
 
     def edge_charges(self, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._network.edge_charges(self._state, seeds)

@@ -119,10 +119,9 @@ def prepare(config: RunConfig) -> Prepared:
     )
     conventions = _conventions(config, potential, system)
     if config.response is not None or config.field is not None:
-        if not model.header.predicts:
-            raise InputError(
-                f"model '{model.name}' predicts energies only: [response] and [field] need charges or dipoles"
-            )
+        if not model.header.predicts or model.header.architecture.message_passing:
+            reason = "has message passing" if model.header.predicts else "predicts energies only"
+            raise InputError(f"model '{model.name}' {reason}: [response] and [field] are not available with it")
         notes.append(f"Born charges: {conventions}")
     if config.response is not None:
         for stage in config.response.stages or ():
@@ -528,7 +527,7 @@ class Runner:
         log.info(f"stage {self._names[index]}: {_describe_stage(stage)}")
         if isinstance(stage, Npt):
             potential = simulation.potential
-            waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential) else None
+            waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential | FieldPotential) else None
             if waves is not None:
                 log.info(
                     f"reciprocal sum: the {len(waves.n)} wave numbers (half sphere) of the cell at the start of the stage, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -135,13 +136,29 @@ class LocalNetwork:
         from polmd.kernels.cpu import response
 
         n, pairs, slopes = len(state.types), state.pairs, np.zeros((len(state.pairs), 3))
-        forces, _ = self._reverse(state, seeds, slopes)
+        gradients = self.gradients(state, [seeds], slopes)
         inverse = np.linalg.inv(state.cell) if np.linalg.det(state.cell) != 0.0 else np.zeros((3, 3))
         edge, phase = np.empty((n, 3, 3)), np.empty((n, 3, 3))
         response.edge_charges(
             state.positions, state.cell, inverse, pairs.first, pairs.neighbors, pairs.shifts, slopes, edge, phase
         )
-        return edge, phase, -forces
+        return edge, phase, gradients[0]
+
+    def gradients(self, state: Forward, seeds: Sequence[Multipoles], slopes: np.ndarray | None = None) -> np.ndarray:
+        """∂L/∂r (len(seeds), n, 3) of each L = Σ seeds · predictions but energies, in one pass; ``slopes`` (pairs, 3) takes
+        what :meth:`edge_gradients` gives for the first."""
+        from polmd.kernels.cpu import adjoints
+
+        stacked = Multipoles(*(np.stack(arrays) for arrays in zip(*seeds, strict=True)))
+        tensors = np.array([any(a.any() for a in seed[2:]) for seed in seeds])
+        pairs, out = state.pairs, np.empty((len(seeds), len(state.types), 3))
+        copies = np.empty((min(kernels.COPIES, len(state.blocks[0])), *out.shape))
+        adjoints.gradients(
+            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
+            self.weights, self._ranks, self._orders, *state.workspace[:3], stacked, tensors, copies, out,
+            _NO_SLOPES if slopes is None else slopes,
+        )  # fmt: skip
+        return out
 
     def rates(self, state: Forward, velocities: np.ndarray) -> Multipoles:
         """d(predictions)/dt, but for energies, of atoms that move with ``velocities`` (n, 3)."""
