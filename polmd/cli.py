@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from polmd import cli_analysis
 from polmd.errors import PolmdError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ models_app = typer.Typer(help="Bundled models, and what a model file holds.", in
 build_app = typer.Typer(no_args_is_help=True, help="Build start structures.")
 app.add_typer(models_app, name="models")
 app.add_typer(build_app, name="build")
+cli_analysis.register(app)
 
 Input = Annotated[Path, typer.Argument(help="input.toml", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory, in place of the one in the input.")]

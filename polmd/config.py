@@ -217,6 +217,60 @@ class Limits(Section):
     )
 
 
+class BornCharges(Section):
+    """Conventions of Born charges, used by `[response]` and `[field]` and printed with every result."""
+
+    displacement: Literal["edge", "phase"] = Field(
+        default="edge",
+        description="edge: local charge is displaced by true vectors; phase: the published definition, whose values depend "
+        "on the size of the box",
+    )
+    acoustic_sum_rule: bool = Field(default=True, description="subtract the mean of Z* over the atoms")
+    scale: Positive = Field(default=1.0, description="factor of Z*")
+    epsilon_infinity: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="electronic dielectric constant: scale = √ε∞, or √(ε∞/(1 + χ)) for a model with polarisabilities, χ of "
+        "the start structure (what the authors of the method do; 1.78 for water)",
+    )
+
+    @classmethod
+    def contradictions(cls, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if "scale" in data and "epsilon_infinity" in data:
+            yield "epsilon_infinity", "both scale and epsilon_infinity are given; remove one of them"
+
+
+class Response(Section):
+    """Polarisation, current J = Σ Z*·v and polarisability Σα along the run, written to `response.h5` for `polmd ir` and
+    `polmd raman`. Without this table nothing of it is computed."""
+
+    every: Count = Field(
+        default=4,
+        description="steps between frames; the default, 2 fs at the default time step, is the longest interval that keeps "
+        "O-H stretching (up to 3700 1/cm) below half the Nyquist wavenumber",
+    )
+    stages: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="names of the stages that are written; default: all that move in time"
+    )
+    by_species: bool = Field(default=True, description="split the current by the element of the moving atoms")
+
+
+class UniformField(Section):
+    """A uniform, constant electric field: F_i += Z*_iᵀ E, to first order in E."""
+
+    vector_V_A: Annotated[
+        tuple[
+            Annotated[float, Field(allow_inf_nan=False)],
+            Annotated[float, Field(allow_inf_nan=False)],
+            Annotated[float, Field(allow_inf_nan=False)],
+        ],
+        Strict(False),
+    ] = Field(description="E along x, y and z")
+
+    def advice(self) -> Iterator[tuple[str, str]]:
+        if max(abs(x) for x in self.vector_V_A) > 1.0:
+            yield "vector_V_A", "a field beyond 1 V/Å tears molecules apart (is it meant in another unit?)"
+
+
 class StageBase(Section):
     """What all stages have in common."""
 
@@ -430,6 +484,9 @@ class RunConfig(Section):
     neighbors: Neighbors = Field(default_factory=Neighbors, description="neighbour list")
     output: Output = Field(default_factory=Output, description="files of the run")
     limits: Limits = Field(default_factory=Limits, description="when to stop a run that has gone wrong")
+    born_charges: BornCharges = Field(default_factory=BornCharges, description="conventions of Born charges")
+    response: Response | None = Field(default=None, description="polarisation, current, polarisability of the run")
+    field: UniformField | None = Field(default=None, description="a uniform electric field")
     stage: Annotated[list[Stage], Field(min_length=1)] = Field(description="what is done, in this order")
 
     _source: Path | None = PrivateAttr(default=None)
@@ -750,6 +807,7 @@ UNITS = {
     "amu": "amu",
     "bar": "bar",
     "per_bar": "1/bar",
+    "V_A": "V/Å",
 }
 
 
@@ -978,9 +1036,12 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return ", ".join(f"`{_toml_value(v)}`" for v in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
-        return "three whole numbers"
+        whole = _type_name(typing.get_args(annotation)[0]) == "whole number"
+        return "three whole numbers" if whole else "three numbers"
     if typing.get_origin(annotation) is dict:
         return "table of numbers"
+    if typing.get_origin(annotation) is list:
+        return f"list of {_type_name(typing.get_args(annotation)[0])}s"
     parts = [a for a in typing.get_args(annotation) if a is not type(None)]
     if parts:
         return _type_name(parts[0])

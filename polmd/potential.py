@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from polmd import born
+from polmd.born import BornCharges, Conventions, Current, Displacement, Polarization, Response
 from polmd.electrostatics.compute import ElectrostaticsResult, compute
 from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
@@ -21,7 +23,7 @@ from polmd.system import System
 
 if TYPE_CHECKING:
     from polmd.kernels.layout import Multipoles
-    from polmd.model.network import LocalNetwork
+    from polmd.model.network import Forward, LocalNetwork
 
 DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
@@ -45,6 +47,12 @@ class Result:
     charge_responses, polarizabilities : κ (n,) e/V, α (n, 3, 3) e Å²/V
     potentials, fields : (n,) V and (n, 3) V/Å of the permanent moments, where the model has charges
     induced_charges, induced_dipoles : (n,) e, (n, 3) e Å
+    polarization : dipole moment of the cell, see :class:`polmd.born.Polarization`, with born_charges or velocities
+    born_charges, born_charge_part, born_dipole_part : Z* (n, 3, 3) e and its two parts, with born_charges
+    current : J (3,) e Å/fs, with velocities
+    field_energy : eV, part of the energy that a uniform field adds, see :class:`polmd.field.FieldPotential`
+    born, currents : the same with their conventions, parts and sum, :class:`polmd.born.BornCharges` and
+        :class:`polmd.born.Current`
     """
 
     energy: float
@@ -61,6 +69,14 @@ class Result:
     fields: np.ndarray | None = None
     induced_charges: np.ndarray | None = None
     induced_dipoles: np.ndarray | None = None
+    polarization: Polarization | None = None
+    born_charges: np.ndarray | None = None
+    born_charge_part: np.ndarray | None = None
+    born_dipole_part: np.ndarray | None = None
+    current: np.ndarray | None = None
+    born: BornCharges | None = None
+    currents: Current | None = None
+    field_energy: float = 0.0
 
 
 def _network(model: Model, precision: str) -> LocalNetwork:
@@ -124,14 +140,30 @@ class MultipolePotential:
         self._solver: tuple[np.ndarray, int, FieldSolver] | None = None
         self._fixed_cell: np.ndarray | None = None
         self._fixed_waves: WaveNumbers | None = None
+        self._last: _Evaluated | None = None
 
-    def compute(self, system: System, *, stress: bool = False) -> Result:
-        """Energy, forces and multipoles; the stress on request, for periodic systems.
+    def compute(
+        self,
+        system: System,
+        *,
+        stress: bool = False,
+        born_charges: bool = False,
+        velocities: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        displacement: Displacement = "edge",
+        acoustic_sum_rule: bool = True,
+        born_charge_scale: float = 1.0,
+    ) -> Result:
+        """Energy, forces and multipoles; on request the stress (periodic systems), Born charges, the current.
+
+        ``velocities`` (n, 3) Å/fs ask for the current J = Σ Z*·v, split by ``groups`` (n,) of atoms if given. The last
+        three arguments are those of :class:`polmd.born.Conventions`.
 
         Raises
         ------
         InputError
-            for elements the model does not know, a singular cell, a periodic axis without lattice vector
+            for elements the model does not know, a singular cell, a periodic axis without lattice vector, an electrical
+            response of a model without charges and dipoles
         SimulationError
             when the energy is not finite (coincident atoms, an unbounded response)
         """
@@ -160,6 +192,19 @@ class MultipolePotential:
             energy += long_range.energy
         if not np.isfinite(energy):
             self._explain(system)
+        # copies, also for the network: dynamics moves the atoms in place
+        state.positions, state.cell = system.positions.copy(), system.cell.copy()
+        self._last = _Evaluated(state.positions, state.cell, system.pbc.copy(), state, long_range)
+        response: dict[str, Any] = {}
+        if born_charges or velocities is not None:
+            conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
+            found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
+            response["polarization"] = found.polarization
+            if found.born is not None:
+                response |= {"born": found.born, "born_charges": found.born.total}
+                response |= {"born_charge_part": found.born.charge_part, "born_dipole_part": found.born.dipole_part}
+            if found.current is not None:
+                response |= {"currents": found.current, "current": found.current.total}
         full_stress = None
         if stress and system.periodic:
             full_stress = 0.5 * (strain + strain.T) / system.volume
@@ -174,6 +219,7 @@ class MultipolePotential:
             induced_charges=long_range.induced_charges if long_range is not None else None,
             induced_dipoles=long_range.induced_dipoles if long_range is not None else None,
             **{name: getattr(predictions, name) for name in predicts},
+            **response,
         )
 
     def state(self) -> dict[str, np.ndarray]:
@@ -205,6 +251,75 @@ class MultipolePotential:
     def fixed_wave_numbers(self) -> WaveNumbers | None:
         """What :meth:`fix_wave_numbers` has fixed."""
         return self._fixed_waves
+
+    def response(
+        self,
+        system: System,
+        conventions: Conventions,
+        *,
+        born_charges: bool = False,
+        velocities: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> Response:
+        """Electrical response, see :func:`polmd.born.respond`; costs no second evaluation where :meth:`compute` was just
+        called for the same atoms."""
+        electrostatics, local = self._electrical(system)
+        return born.respond(
+            electrostatics, local, conventions, charges=born_charges, velocities=velocities, groups=groups
+        )
+
+    def field_forces(
+        self, system: System, field: np.ndarray, conventions: Conventions
+    ) -> tuple[np.ndarray, Polarization]:
+        """Z*ᵀ E of a uniform field E (3,) V/Å, (n, 3) eV/Å, and the polarisation; see :func:`polmd.born.field_forces`."""
+        electrostatics, local = self._electrical(system)
+        return born.field_forces(electrostatics, local, field, conventions), born.polarization(electrostatics)
+
+    def _electrical(self, system: System) -> tuple[born.Electrostatics, born.LocalDerivatives]:
+        """What :mod:`polmd.born` works on."""
+        last = self._last
+        if last is None or not (
+            np.array_equal(last.positions, system.positions)
+            and np.array_equal(last.cell, system.cell)
+            and np.array_equal(last.pbc, system.pbc)
+        ):
+            self.compute(system)
+            last = self._last
+            assert last is not None
+        state, long_range = last.state, last.long_range
+        if long_range is None:
+            raise InputError(
+                f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
+                "current, no force in a field)"
+            )
+        if self.model.header.architecture.message_passing:
+            raise InputError(
+                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
+                "field) is not available"
+            )
+        settings, predictions = self.model.header.electrostatics, state.predictions
+        predicts = self.model.header.predicts
+        sigma, norm_factor = settings.sigma_A, settings.norm_factor
+        cell = last.cell if system.periodic else None
+        removed = -1.0 if settings.remove_self_interaction else 0.0
+        solver = self.electrostatics_solver(system)
+        solver.set_atoms(last.positions, cell)
+        solver.set_moments(predictions.charges, predictions.dipoles, predictions.quadrupoles)
+        scale = (removed if system.periodic else 1.0 + removed) * norm_factor / (2 * np.pi) ** 1.5
+        electrostatics = born.Electrostatics(
+            positions=last.positions,
+            cell=cell,
+            solver=solver,
+            self_charge=scale / sigma,
+            self_dipole=scale / (3 * sigma**3),
+            moments=predictions,
+            dipoles="dipoles" in predicts,
+            kappa="charge_responses" in predicts,
+            alpha="polarizabilities" in predicts,
+            potentials=long_range.potentials,
+            fields=long_range.fields,
+        )
+        return electrostatics, _NetworkDerivatives(self._network, state)
 
     def electrostatics_solver(self, system: System) -> FieldSolver:
         """The solver that :meth:`compute` uses for a system; its ``str`` says what it does."""
@@ -288,3 +403,30 @@ class MultipolePotential:
                 f"the energy is not finite: atoms {pair[0]} and {pair[1]} are {pair[2]:.3g} Å apart (counted from 0)"
             )
         raise SimulationError("the energy is not finite: the response of the model is unbounded for these positions")
+
+
+@dataclass
+class _Evaluated:
+    """The last evaluation: what the electrical response of the same atoms goes on from."""
+
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    state: Forward
+    long_range: ElectrostaticsResult | None
+
+
+class _NetworkDerivatives:
+    """The network at one configuration, as :mod:`polmd.born` wants it."""
+
+    def __init__(self, network: LocalNetwork, state: Forward) -> None:
+        self._network, self._state = network, state
+
+    def gradients(self, seeds: Sequence[Multipoles]) -> np.ndarray:
+        return self._network.gradients(self._state, seeds)
+
+    def edge_charges(self, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._network.edge_charges(self._state, seeds)
+
+    def rates(self, velocities: np.ndarray) -> Multipoles:
+        return self._network.rates(self._state, velocities)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polmd.born import Conventions, screening_scale, susceptibility
 from polmd.config import Dynamics, Minimize, Npt, RunConfig, Thermostatted
 from polmd.dynamics import integrators
 from polmd.dynamics.barostats import StochasticCellRescaling, check_cell_moves
@@ -24,11 +25,13 @@ from polmd.dynamics.ramp import Ramp
 from polmd.dynamics.simulation import BlowUpError, Limits, Simulation
 from polmd.dynamics.velocities import Momentum, remove_momentum
 from polmd.errors import InputError, OutputError, PolmdError, SimulationError
+from polmd.field import FieldPotential
 from polmd.model.file import Model, load_model
 from polmd.output import (
     LogReporter,
     ProgressReporter,
     Reporter,
+    ResponseReporter,
     RunDirectory,
     RunLog,
     ThermoReporter,
@@ -67,14 +70,16 @@ class Prepared:
     Attributes
     ----------
     config, model, potential, system : as read and built
+    conventions : of Born charges
     notes : what the log should say about the input
     warnings : what is legal but probably a mistake
     """
 
     config: RunConfig
     model: Model
-    potential: MultipolePotential
+    potential: MultipolePotential | FieldPotential
     system: System
+    conventions: Conventions
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -112,7 +117,41 @@ def prepare(config: RunConfig) -> Prepared:
         method=config.electrostatics.method,
         tolerance=config.electrostatics.tolerance,
     )
-    return Prepared(config, model, potential, system, notes, warnings)
+    conventions = _conventions(config, potential, system)
+    if config.response is not None or config.field is not None:
+        if not model.header.predicts or model.header.architecture.message_passing:
+            reason = "has message passing" if model.header.predicts else "predicts energies only"
+            raise InputError(f"model '{model.name}' {reason}: [response] and [field] are not available with it")
+        notes.append(f"Born charges: {conventions}")
+    if config.response is not None:
+        for stage in config.response.stages or ():
+            if stage not in config.stage_names:
+                raise InputError(
+                    f"response.stages: there is no stage '{stage}'; stages: {', '.join(config.stage_names)}"
+                )
+    if config.field is None:
+        return Prepared(config, model, potential, system, conventions, notes, warnings)
+    notes.append(
+        f"uniform field {' '.join(f'{x:g}' for x in config.field.vector_V_A)} V/Å: forces Z*ᵀE are added, terms of order "
+        "E² are omitted; the potential energy reported and conserved is "
+        + ("E less the work of the field since the start" if system.periodic else "E − E·P")
+    )
+    in_field = FieldPotential(potential, np.array(config.field.vector_V_A), conventions)
+    return Prepared(config, model, in_field, system, conventions, notes, warnings)
+
+
+def _conventions(config: RunConfig, potential: MultipolePotential, system: System) -> Conventions:
+    """Conventions of Born charges; with epsilon_infinity the scale is that of the start structure."""
+    asked = config.born_charges
+    scale = asked.scale
+    if asked.epsilon_infinity is not None:
+        chi = 0.0
+        if "polarizabilities" in potential.model.header.predicts and system.periodic:
+            alpha = potential.compute(system).polarizabilities
+            assert alpha is not None
+            chi = susceptibility(alpha, system.volume, potential.model.header.electrostatics.norm_factor)
+        scale = screening_scale(asked.epsilon_infinity, chi)
+    return Conventions(asked.displacement, asked.acoustic_sum_rule, scale)
 
 
 def describe(prepared: Prepared) -> list[str]:
@@ -369,8 +408,8 @@ class Runner:
         finally:
             log.close()
 
-    def _reporters(self, directory: RunDirectory, system: System, log: RunLog, total: int) -> list[Reporter]:
-        output = self.config.output
+    def _reporters(self, directory: RunDirectory, prepared: Prepared, log: RunLog, total: int) -> list[Reporter]:
+        output, system = self.config.output, prepared.system
         reporters: list[Reporter] = []
         if output.trajectory_every:
             reporters.append(
@@ -385,6 +424,31 @@ class Runner:
             )
         if output.thermo_every:
             reporters.append(ThermoReporter(directory.thermo, every=output.thermo_every))
+        response = self.config.response
+        if response is not None:
+            moving = [n for n, s in zip(self._names, self.config.stage, strict=True) if isinstance(s, Dynamics)]
+            settings = prepared.model.header.electrostatics
+            reporters.append(
+                ResponseReporter(
+                    directory.response,
+                    prepared.potential,
+                    system,
+                    every=response.every,
+                    conventions=prepared.conventions,
+                    capacity=total // response.every + 2,
+                    stages=response.stages or moving,
+                    by_species=response.by_species,
+                    header={
+                        "model": f"{prepared.model.name} {prepared.model.fingerprint()[:16]}",
+                        "norm_factor": settings.norm_factor,
+                        "has_polarizabilities": "polarizabilities" in prepared.model.header.predicts,
+                        "stage_names": self._names,
+                        "stage_kinds": [s.kind for s in self.config.stage],
+                        "stage_timesteps_fs": [getattr(s, "timestep_fs", 0.0) for s in self.config.stage],
+                        "stage_frictions_per_ps": [getattr(s, "friction_per_ps", 0.0) for s in self.config.stage],
+                    },
+                )
+            )
         if output.log_every:
             reporters.append(LogReporter(log, every=output.log_every, total_steps=total))
         if self.console is not None and self.console.is_terminal:
@@ -404,7 +468,7 @@ class Runner:
         saved = content["simulation"] if content is not None else None
         index = int(saved["stage"]["index"]) if saved is not None else 0
         stages = config.stage
-        reporters = self._reporters(directory, system, log, total)
+        reporters = self._reporters(directory, prepared, log, total)
         self._momentum = content["momentum"] if content is not None else _momentum(system)
         simulation = Simulation(
             system,
@@ -463,7 +527,7 @@ class Runner:
         log.info(f"stage {self._names[index]}: {_describe_stage(stage)}")
         if isinstance(stage, Npt):
             potential = simulation.potential
-            waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential) else None
+            waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential | FieldPotential) else None
             if waves is not None:
                 log.info(
                     f"reciprocal sum: the {len(waves.n)} wave numbers (half sphere) of the cell at the start of the stage, "

@@ -16,3 +16,9 @@ GIGAPASCAL: float = 1.0 / _codata["GPa"]
 BAR: float = _codata["bar"]
 #: 1 amu/Å³ in g/cm³.
 DENSITY: float = 1e24 * _codata["_amu"] * 1e3
+#: 1/ε0 in eV Å/e²: SI constants, not the rounded one that a model was trained with.
+INVERSE_VACUUM_PERMITTIVITY: float = 1e10 * _codata["_e"] / _codata["_eps0"]
+#: Speed of light, Å/fs.
+LIGHT: float = _codata["_c"] * 1e-5
+#: Planck constant h, eV fs.
+PLANCK: float = _codata["_hplanck"] / _codata["_e"] * 1e15

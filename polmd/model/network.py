@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -128,6 +129,47 @@ class LocalNetwork:
             self.weights, self._ranks, self._orders, *stages, seeds, copies, forces, virial, slopes,
         )  # fmt: skip
         return forces, virial.sum(axis=0).reshape(3, 3)
+
+    def edge_charges(self, state: Forward, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Σ_j d_ij ⊗ ∂L_j/∂r_i along the edges and with their phases, (n, 3, 3) each (see
+        :func:`polmd.kernels.cpu.response.edge_charges`), and ∂L/∂r (n, 3) of L = Σ seeds · predictions."""
+        from polmd.kernels.cpu import response
+
+        n, pairs, slopes = len(state.types), state.pairs, np.zeros((len(state.pairs), 3))
+        gradients = self.gradients(state, [seeds], slopes)
+        inverse = np.linalg.inv(state.cell) if np.linalg.det(state.cell) != 0.0 else np.zeros((3, 3))
+        edge, phase = np.empty((n, 3, 3)), np.empty((n, 3, 3))
+        response.edge_charges(
+            state.positions, state.cell, inverse, pairs.first, pairs.neighbors, pairs.shifts, slopes, edge, phase
+        )
+        return edge, phase, gradients[0]
+
+    def gradients(self, state: Forward, seeds: Sequence[Multipoles], slopes: np.ndarray | None = None) -> np.ndarray:
+        """∂L/∂r (len(seeds), n, 3) of each L = Σ seeds · predictions but energies, in one pass; ``slopes`` (pairs, 3) takes
+        what :meth:`edge_gradients` gives for the first."""
+        from polmd.kernels.cpu import adjoints
+
+        stacked = Multipoles(*(np.stack(arrays) for arrays in zip(*seeds, strict=True)))
+        tensors = np.array([any(a.any() for a in seed[2:]) for seed in seeds])
+        pairs, out = state.pairs, np.empty((len(seeds), len(state.types), 3))
+        copies = np.empty((min(kernels.COPIES, len(state.blocks[0])), *out.shape))
+        adjoints.gradients(
+            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
+            self.weights, self._ranks, self._orders, *state.workspace[:3], stacked, tensors, copies, out,
+            _NO_SLOPES if slopes is None else slopes,
+        )  # fmt: skip
+        return out
+
+    def rates(self, state: Forward, velocities: np.ndarray) -> Multipoles:
+        """d(predictions)/dt, but for energies, of atoms that move with ``velocities`` (n, 3)."""
+        from polmd.kernels.cpu import response
+
+        pairs, out = state.pairs, empty_multipoles(len(state.types))
+        response.rates(
+            *state.blocks, state.positions, np.ascontiguousarray(velocities), state.cell, state.types, pairs.first,
+            pairs.neighbors, pairs.shifts, self.weights, self._ranks, self._orders, *state.workspace[:3], out,
+        )  # fmt: skip
+        return out
 
     def _blocks_of(self, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._blocks is None or not np.array_equal(self._blocks[0], types):

@@ -7,6 +7,8 @@ from polmd.output.h5md import TrajectoryReporter, TrajectoryWriter, rebuild_mast
 from polmd.output.log import LogReporter, RunLog
 from polmd.output.progress import ProgressReporter
 from polmd.output.reporter import Reporter, StepInfo
+from polmd.output.response import ResponseReporter
+from polmd.output.response_file import ResponseData, read_response
 from polmd.output.segment import Frame
 from polmd.output.thermo import ThermoReporter
 from polmd.output.trajectory import Trajectory
@@ -18,6 +20,8 @@ __all__ = [
     "LogReporter",
     "ProgressReporter",
     "Reporter",
+    "ResponseData",
+    "ResponseReporter",
     "RunDirectory",
     "RunLog",
     "StepInfo",
@@ -30,6 +34,7 @@ __all__ = [
     "export_extxyz",
     "export_h5md",
     "read_checkpoint",
+    "read_response",
     "rebuild_master",
     "truncate_to",
     "verify",

@@ -14,6 +14,7 @@ from typing import Any
 
 from polmd.errors import OutputError
 from polmd.output.files import write_atomically, writing
+from polmd.output.response_file import RESPONSE
 from polmd.output.trajectory import MASTER
 
 MARKER = "polmd-run.json"
@@ -30,7 +31,7 @@ _VERSION = 1
 _OURS = re.compile(
     "|".join(
         [
-            *(re.escape(name) + r"(\.tmp)?" for name in (MARKER, THERMO, LOG, INPUT, FINAL, FAILED, MASTER)),
+            *(re.escape(name) + r"(\.tmp)?" for name in (MARKER, THERMO, LOG, INPUT, FINAL, FAILED, MASTER, RESPONSE)),
             re.escape(CHECKPOINT) + r"(\.prev|\.tmp)?",
             r"trajectory\.\d{4,}(\.part)?\.h5(\.tmp)?",
         ]
@@ -140,6 +141,10 @@ class RunDirectory:
     @property
     def thermo(self) -> Path:
         return self.path / THERMO
+
+    @property
+    def response(self) -> Path:
+        return self.path / RESPONSE
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,1 @@
+"""Spectra and other analyses of finished or running runs: reads files, never imports dynamics."""
