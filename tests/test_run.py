@@ -90,6 +90,26 @@ def test_inputs_run(tmp_path: Path, name: str) -> None:
     assert code == 0 and len(read(tmp_path / "all.extxyz", ":")) == len(trajectory)
 
 
+def test_input_with_mesh_runs_and_is_checked(tmp_path: Path) -> None:
+    """1 536 atoms: polmd check measures the mesh's error, a run stopped and resumed repeats bit for bit."""
+    source = INPUTS / "water_mesh.toml"
+    code, output = _polmd("check", source, "--steps", 2, "--out", tmp_path / "run")
+    assert code == 0 and "mesh of" in output, output
+    error = float(output.split("force error of the mesh:")[1].split()[0])
+    assert 0 < error < 1e-5
+    code, output = _polmd("run", source, "--steps", 3, "--out", tmp_path / "run")
+    assert code == 0, output
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "splines of order 12" in log and "finished: " in log
+    rows = list(csv.DictReader((tmp_path / "run" / "thermo.csv").open()))
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoint.polmd").content["simulation"]
+    system = polmd.System(**checkpoint["system"])
+    direct = polmd.MultipolePotential("water").compute(system)
+    assert rows and checkpoint["result"]["energy"] == pytest.approx(
+        direct.energy, abs=1e-4 * abs(direct.long_range_energy)
+    )
+
+
 def _files(run: Path) -> dict[str, str]:
     """Digest of every output that must repeat bit for bit, frame by frame."""
     digest = lambda content: hashlib.sha256(content).hexdigest()[:12]  # noqa: E731

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.units import BOLTZMANN
+import polmd
+from polmd.dynamics.simulation import Simulation
+from polmd.units import ACCELERATION, BOLTZMANN
 
 
 @dataclass
@@ -43,3 +45,17 @@ def measure_drift(times_fs, conserved, temperature_K, dof, *, random_walk, bound
     slope = (t @ e) / (t @ t)
     residual = e - e.mean() - slope * t
     return Drift(float(slope), float(np.sqrt(residual @ residual / (blocks - 2) / (t @ t))), fluctuation)
+
+
+def second_order_energy(simulation: Simulation) -> float:
+    """v·U″·v/12 − |F|²/24m, eV/fs²: Δt² times this is what velocity Verlet's invariant has beyond the energy, to second
+    order (Hairer, Lubich and Wanner, Acta Numerica 12, 399 (2003))."""
+    system, forces = simulation.state.system, simulation.state.result.forces
+    potential = polmd.MultipolePotential(simulation.potential.model)
+    changes = []
+    for sign in (1.0, -1.0):
+        moved = system.copy()
+        moved.positions += sign * 0.05 * system.velocities
+        changes.append(potential.compute(moved).forces)
+    curvature = -np.sum(system.velocities * (changes[0] - changes[1])) / 0.1
+    return float(curvature / 12.0 - ACCELERATION * np.sum(forces**2 / system.masses[:, None]) / 24.0)
