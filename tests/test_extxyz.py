@@ -102,7 +102,7 @@ def test_what_is_used_and_what_is_not_is_said(tmp_path: Path) -> None:
     _, notes = _read(tmp_path, "2\nplain\nO 0 0 0 1 2 3\nH 0.96 0 0 1 2 3\n")
     assert notes[1:] == ["not used: 3 further columns, the file does not say what they are"]
     _, notes = _read(tmp_path, GOOD.replace(":pos:R:3", ":pos:R:3:move_mask:L:1").replace("0 0\n", "0 0 F\n"))
-    assert notes[1:] == ["not used: constraints (every atom moves)"]
+    assert notes[1:] == ["fixed atoms taken from the file: 2"]
 
 
 @pytest.mark.parametrize("name", ["mass", "masses"])

@@ -58,7 +58,7 @@ def test_stream_equals_evaluation_of_the_frames(tmp_path: Path, periodic: bool) 
     assert code == 0 and "Born charges: displacement phase, mean of Z* subtracted, scale 1" in output
     data = read_response(run)
     assert data["step"].tolist() == list(range(6, 46, 2))
-    assert set(data["stage"][:6]) == {1} and set(data["stage"][7:]) == {2}
+    assert set(data["stage"][:6]) == {1} and set(data["stage"][6:]) == {2}
     assert data.header["groups"] == ["H", "O"] and data.header["molecules"] == 8
     potential, trajectory = polmd.MultipolePotential("water"), Trajectory(run)
     conventions = born.Conventions("phase")
@@ -81,8 +81,8 @@ def test_stream_equals_evaluation_of_the_frames(tmp_path: Path, periodic: bool) 
         )
     streamed = read_series(run)
     evaluated = evaluate(read_frames(run), polmd.load_model("water"), conventions)
-    assert streamed.interval_fs == evaluated.interval_fs == 1.0 and streamed.lengths == [13]
-    last = slice(-13, None)
+    assert streamed.interval_fs == evaluated.interval_fs == 1.0 and streamed.lengths == [14]
+    last = slice(-14, None)
     np.testing.assert_allclose(streamed.current, evaluated.current[last], atol=1e-10)
     np.testing.assert_allclose(streamed.molecular, evaluated.molecular[last], atol=1e-9)
     if not periodic:
@@ -107,7 +107,7 @@ def test_stream_equals_evaluation_of_the_frames(tmp_path: Path, periodic: bool) 
     assert code == 0 and "screening none, prefactor harmonic, laser 532 nm" in output
     code, output = _polmd("analyze", "dielectric", run, "--blocks", 3)
     assert code == 0 and output.count("±") == 4
-    for name, more in (("rdf", []), ("vdos", ["--resolution", 3000]), ("diffusion", ["--blocks", 2])):
+    for name, more in (("rdf", []), ("vdos", ["--resolution", 4000]), ("diffusion", ["--blocks", 2])):
         code, output = _polmd("analyze", name, run, *more, "--out", tmp_path / f"{name}.csv")
         assert code == 0 and (tmp_path / f"{name}.csv").exists(), output
     code, output = _polmd("ir", run, "--stage", "npt")
@@ -121,7 +121,7 @@ def test_ir_of_a_trajectory_in_parallel(tmp_path: Path) -> None:
     assert _polmd("export", run, tmp_path / "all.xyz")[0] == 0
     code, output = _polmd("ir", tmp_path / "all.xyz", "--resolution", 3000)
     assert code == 1 and "--model water" in output
-    options = ["--model", "water", "--resolution", 3000, "--workers", 2, "--displacement", "phase"]
+    options = ["--model", "water", "--resolution", 4000, "--workers", 2, "--displacement", "phase"]
     code, output = _polmd("ir", tmp_path / "all.xyz", *options, "--out", tmp_path / "ir.h5")
     assert code == 0 and "displacement phase" in output, output
     with h5py.File(tmp_path / "ir.h5") as file:
@@ -238,14 +238,15 @@ def test_scale_from_epsilon_infinity(tmp_path: Path) -> None:
 
 
 def test_current_is_the_derivative_of_the_dipole(tmp_path: Path) -> None:
-    """Open boundaries, atoms on a smooth path: both routes to 1e-6."""
-    from polmd.analysis.checks import routes
+    """Open boundaries, atoms on a smooth path: both routes to 1e-6 at every time; of the spectra, leakage of the window
+    leaves 1e-4 where the finite differences are corrected."""
+    from polmd.analysis.checks import derivative, routes
     from polmd.analysis.frames import Frames
     from polmd.structures import build_water
 
     start = build_water(2, periodic=False, seed=1)
-    rng, interval = np.random.default_rng(6), 0.5
-    times = interval * np.arange(120)
+    rng, interval = np.random.default_rng(6), 0.25
+    times = interval * np.arange(160)
     waves = 2 * np.pi * 2.998e-5 * rng.uniform(300, 3700, start.positions.shape)
     x = start.positions + 0.03 * np.sin(waves * times[:, None, None])
     v = 0.03 * waves * np.cos(waves * times[:, None, None])
@@ -253,5 +254,7 @@ def test_current_is_the_derivative_of_the_dipole(tmp_path: Path) -> None:
         polmd.System(start.numbers, a, start.cell, start.pbc, start.masses, b) for a, b in zip(x, v, strict=True)
     ]
     series = evaluate(Frames(Path("made"), times, None, systems), polmd.load_model("water"), born.Conventions())
+    current = series.current.sum(axis=(1, 2))[4:-4]
+    assert np.abs(derivative(series.polarization, interval) - current).max() < 1e-6 * np.abs(current).max()
     off, ratio = routes(series, series.polarization, 2500.0)
-    assert off < 1e-6 and ratio == pytest.approx(1.0, abs=1e-6)
+    assert off < 2e-4 and ratio == pytest.approx(1.0, abs=2e-4)

@@ -9,6 +9,7 @@ import numpy as np
 from polmd.analysis.infrared import Infrared
 from polmd.analysis.series import Series
 from polmd.analysis.spectrum import LIGHT_CM_PER_FS, segments, transforms
+from polmd.errors import InputError
 
 #: Central differences of order 8.
 _STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
@@ -54,14 +55,21 @@ def highest_mode(ir: Infrared, fraction: float = 0.01) -> float:
 def check_lines(series: Series, ir: Infrared, resolution: float, f_sum: float | None) -> Iterator[str]:
     """Lines to print. ``f_sum`` is ∫ n·α dν̃ from Born charges, or None when it is not known."""
     step = ir.cut.wavenumber_step
-    if series.polarization is not None:
-        off, _ = routes(series, series.polarization, 2 * resolution, ir.cut.window)
+    dipole = series.polarization if series.polarization is not None else series.molecular
+    compared = None
+    if dipole is not None:
+        try:
+            compared = routes(series, dipole, 2 * resolution, ir.cut.window)
+        except InputError as reason:
+            yield f"check, current against derivative of a dipole: not made ({reason})"
+    if compared is not None and series.polarization is not None:
+        off, _ = compared
         yield (
             f"check, current against derivative of the dipole (open boundaries): rms difference {off:.2e} of the current, "
             "of which velocity Verlet itself makes up to (ωΔt)²/6: its velocities are central differences of its positions"
         )
-    elif series.molecular is not None:
-        _, ratio = routes(series, series.molecular, 2 * resolution, ir.cut.window)
+    elif compared is not None:
+        _, ratio = compared
         yield (
             "check, derivative of the sum of molecular dipoles instead of the current (another observable in periodic "
             f"boundaries: latent charges, not Born charges): {ratio:.3g} of the area under n·α"
