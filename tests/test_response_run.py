@@ -107,9 +107,11 @@ def test_stream_equals_evaluation_of_the_frames(tmp_path: Path, periodic: bool) 
     assert code == 0 and "screening none, prefactor harmonic, laser 532 nm" in output
     code, output = _polmd("analyze", "dielectric", run, "--blocks", 3)
     assert code == 0 and output.count("±") == 4
-    for name, more in (("rdf", []), ("vdos", ["--resolution", 4000]), ("diffusion", ["--blocks", 2])):
+    for name, more in (("rdf", []), ("vdos", ["--resolution", 4000])):
         code, output = _polmd("analyze", name, run, *more, "--out", tmp_path / f"{name}.csv")
         assert code == 0 and (tmp_path / f"{name}.csv").exists(), output
+    code, output = _polmd("analyze", "diffusion", run)
+    assert code == 1 and "too few for a diffusion coefficient" in output
     code, output = _polmd("ir", run, "--stage", "npt")
     assert code == 1 and "no stage npt; stages: minimize, nvt, nve" in output
 

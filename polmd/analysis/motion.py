@@ -14,6 +14,9 @@ from polmd.errors import InputError
 from polmd.neighbors import build_pairs
 from polmd.units import ACCELERATION, BOLTZMANN, INVERSE_VACUUM_PERMITTIVITY
 
+#: Fewest frames of a piece that displacements are averaged over.
+_FEWEST = 10
+
 
 def kinds(frames: Frames) -> dict[str, np.ndarray]:
     """Atoms of each element, symbol → indices."""
@@ -96,13 +99,18 @@ def diffusion(frames: Frames, *, fit: tuple[float, float] | None = None, blocks:
     masses = frames.systems[0].masses
     positions = np.stack([s.positions for s in frames.systems])
     positions = positions - (masses @ positions / masses.sum())[:, None, :] if len(masses) > 1 else positions
+    # the few frames of a minimisation or of a short equilibration are no pieces of their own
+    pieces = tuple(p for p in pieces if p.stop - p.start >= _FEWEST) or pieces
     if len(pieces) == 1:
         whole = pieces[0]
         edges = np.linspace(whole.start, whole.stop, blocks + 1).astype(int)
         pieces = tuple(slice(a, b) for a, b in pairwise(edges))
     samples = min(p.stop - p.start for p in pieces)
-    if samples < 10:
-        raise InputError(f"{frames.path}: {samples} frames per block are too few for a diffusion coefficient")
+    if samples < _FEWEST:
+        raise InputError(
+            f"{frames.path}: {samples} frames per block are too few for a diffusion coefficient, at least {_FEWEST} are "
+            "needed: take a longer trajectory, or fewer blocks"
+        )
     times = np.arange(samples) * interval
     first, last = (0.1 * times[-1], 0.5 * times[-1]) if fit is None else fit
     inside = (times >= first) & (times <= last)
