@@ -10,7 +10,7 @@ import numpy as np
 
 from polmd.analysis import checks, infrared, motion, raman, tables
 from polmd.analysis.frames import Frames, read_frames
-from polmd.analysis.series import CARRIERS, Series, join, read_series
+from polmd.analysis.series import CARRIERS, Series, continuous, join, read_series
 from polmd.analysis.spectrum import find_band
 from polmd.born import Conventions
 from polmd.errors import InputError, PolmdError
@@ -70,8 +70,11 @@ class Source:
         """Frames of a trajectory."""
         return read_frames(path, interval_fs=self.interval_fs, every=self.every)
 
-    def f_sum(self, temperature: float, most: int = 4) -> float | None:
-        """∫ n·α dν̃ from Born charges of at most ``most`` frames, or None when there is no trajectory or model."""
+    def f_sum(self, temperature: float, most: int = 16) -> float | None:
+        """∫ n·α dν̃ from Born charges of at most ``most`` frames, or None when there is no trajectory or model.
+
+        Frames of short pieces (a start structure, an equilibration) are not representative and are left out.
+        """
         from polmd.potential import MultipolePotential
 
         values = []
@@ -82,7 +85,10 @@ class Source:
             except PolmdError:
                 continue
             potential = MultipolePotential(model)
-            for k in np.unique(np.linspace(0, len(frames) - 1, most).astype(int)):
+            _, pieces = continuous(frames.times, frames.stages)
+            longest = max(p.stop - p.start for p in pieces)
+            typical = np.concatenate([np.arange(p.start, p.stop) for p in pieces if 2 * (p.stop - p.start) > longest])
+            for k in typical[np.unique(np.linspace(0, len(typical) - 1, most).astype(int))]:
                 system = frames.systems[k]
                 born = potential.response(system, conventions, born_charges=True).born
                 assert born is not None
