@@ -174,7 +174,8 @@ def compute(
     both, own = moment_energy(  # M·T·(M + M̃), self energy
         q, u, m, out, dq, du, np.array([self_q, self_u, self_m]), dipole_gradient, quadrupole_gradient
     )
-    cross = dq @ bare_potentials - np.vdot(du, bare_fields)  # M̃·T·M
+    # sums, not products of a BLAS: its threads wait busily afterwards, on the cores that the kernels need next
+    cross = np.sum(dq * bare_potentials) - np.sum(du * bare_fields)  # M̃·T·M
     energy = 0.5 * float(both - cross) + response.energy + own
 
     gradients = {"charges": out[:, 0] + 2 * self_q * (q + dq)}

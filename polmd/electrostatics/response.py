@@ -56,7 +56,7 @@ def respond(
     source_charges, source_dipoles = np.zeros_like(potentials), np.zeros_like(fields)
     if charge_responses is not None:
         charges = source_charges = -charge_responses * potentials
-        energy += 0.5 * float(potentials @ charges)
+        energy += 0.5 * float(np.sum(potentials * charges))
         gradient_kappa = -0.5 * potentials**2
     if polarizabilities is not None:
         dipoles, source_dipoles = np.empty_like(fields), np.empty_like(fields)
