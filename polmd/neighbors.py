@@ -118,7 +118,7 @@ class VerletList:
         """What a checkpoint needs for the same pairs in the same order after a restart."""
         state = {"builds": np.array(self.builds), "updates": np.array(self.updates)}
         if self._pairs is not None:
-            state |= {"positions": self._positions.copy(), "cell": self._cell.copy(), "pbc": self._pbc.copy()}
+            state |= {"positions": self._positions, "cell": self._cell, "pbc": self._pbc}  # new arrays at every build
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -220,6 +220,8 @@ def _validated(positions: Any, cell: Any, pbc: Any) -> tuple[np.ndarray, np.ndar
     positions = np.ascontiguousarray(positions, dtype=np.float64)
     cell = np.ascontiguousarray(cell, dtype=np.float64)
     pbc = np.ascontiguousarray(pbc, dtype=bool)
+    if positions.ndim == 2 and positions.shape[1] == 3 and cell.shape == (3, 3) and pbc.shape == (3,):
+        return positions, cell, pbc
     for name, array, shape in (
         ("positions", positions, (len(positions), 3)),
         ("cell", cell, (3, 3)),

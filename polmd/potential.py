@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,7 @@ import numpy as np
 
 from polmd import born
 from polmd.born import BornCharges, Conventions, Current, Displacement, Polarization, Response
-from polmd.electrostatics.compute import ElectrostaticsResult, compute
+from polmd.electrostatics.compute import ElectrostaticsResult, evaluate, self_terms
 from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.mesh import MeshSum
@@ -29,6 +30,7 @@ DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
 
 _WAVES = "wave_numbers."
+_NO_FIELD = np.zeros(3)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,13 @@ class MultipolePotential:
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[np.ndarray, np.ndarray, float] | None = None
-        self._solver: tuple[np.ndarray, int, FieldSolver] | None = None
+        self._solver: tuple[bytes, int, FieldSolver] | None = None
+        self._seeds: Multipoles | None = None
+        terms = self.model.header.electrostatics
+        self._self_terms = {
+            periodic: self_terms(terms.sigma_A, terms.norm_factor, periodic, terms.remove_self_interaction)
+            for periodic in (True, False)
+        }
         self._fixed_cell: np.ndarray | None = None
         self._fixed_waves: WaveNumbers | None = None
         self._last: _Evaluated | None = None
@@ -172,25 +180,21 @@ class MultipolePotential:
         state = self._network.forward(system.positions, system.cell, types, pairs)
         predictions, predicts = state.predictions, self.model.header.predicts
 
-        from polmd.model.network import empty_multipoles
-
-        if not np.isfinite(predictions.energies.sum()):
+        local = float(predictions.energies.sum())
+        if not math.isfinite(local):
             self._explain(system)
-        seeds = empty_multipoles(len(system))
-        seeds.energies[:] = 1.0
+        seeds = self._energy_seeds(len(system))
         long_range = None
         if predicts:
             long_range = self._electrostatics(system, predictions, self.electrostatics_solver(system))
-            for name, gradient in long_range.gradients.items():
-                if name in predicts:
-                    getattr(seeds, name)[...] = gradient
+            seeds = seeds._replace(**{name: long_range.gradients[name] for name in predicts})
         forces, strain = self._network.reverse(state, seeds)
-        energy = float(predictions.energies.sum()) + constant
+        energy = local + constant
         if long_range is not None:
             forces += long_range.forces
             strain += long_range.strain_gradient
             energy += long_range.energy
-        if not np.isfinite(energy):
+        if not math.isfinite(energy):
             self._explain(system)
         # copies, also for the network: dynamics moves the atoms in place
         state.positions, state.cell = system.positions.copy(), system.cell.copy()
@@ -297,21 +301,18 @@ class MultipolePotential:
                 f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
                 "field) is not available"
             )
-        settings, predictions = self.model.header.electrostatics, state.predictions
-        predicts = self.model.header.predicts
-        sigma, norm_factor = settings.sigma_A, settings.norm_factor
+        predictions, predicts = state.predictions, self.model.header.predicts
         cell = last.cell if system.periodic else None
-        removed = -1.0 if settings.remove_self_interaction else 0.0
         solver = self.electrostatics_solver(system)
         solver.set_atoms(last.positions, cell)
         solver.set_moments(predictions.charges, predictions.dipoles, predictions.quadrupoles)
-        scale = (removed if system.periodic else 1.0 + removed) * norm_factor / (2 * np.pi) ** 1.5
+        self_charge, self_dipole, _ = self._self_terms[system.periodic]
         electrostatics = born.Electrostatics(
             positions=last.positions,
             cell=cell,
             solver=solver,
-            self_charge=scale / sigma,
-            self_dipole=scale / (3 * sigma**3),
+            self_charge=self_charge,
+            self_dipole=self_dipole,
             moments=predictions,
             dipoles="dipoles" in predicts,
             kappa="charge_responses" in predicts,
@@ -326,15 +327,15 @@ class MultipolePotential:
         settings = self.model.header.electrostatics
         if not system.periodic:
             return OpenPairs(settings.sigma_A, settings.norm_factor)
-        missing = [axis for axis, vector in zip("abc", system.cell, strict=True) if not vector.any()]
-        if missing:
-            raise InputError(
-                f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
-                "three dimensions and needs a full cell (a slab needs one with vacuum)"
-            )
         cell = system.cell if self._fixed_cell is None else self._fixed_cell
-        if self._solver is None or self._solver[1] != len(system) or not np.array_equal(self._solver[0], cell):
-            self._solver = cell.copy(), len(system), self._make_solver(cell, len(system), self.method)
+        if self._solver is None or self._solver[1] != len(system) or self._solver[0] != cell.tobytes():
+            missing = [axis for axis, vector in zip("abc", system.cell, strict=True) if not vector.any()]
+            if missing:
+                raise InputError(
+                    f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic in "
+                    "three dimensions and needs a full cell (a slab needs one with vacuum)"
+                )
+            self._solver = cell.tobytes(), len(system), self._make_solver(cell, len(system), self.method)
         return self._solver[2]
 
     def mesh_error(self, system: System) -> float:
@@ -360,28 +361,30 @@ class MultipolePotential:
         )  # fmt: skip
 
     def _electrostatics(self, system: System, predictions: Multipoles, solver: FieldSolver) -> ElectrostaticsResult:
-        settings = self.model.header.electrostatics
-        predicts = self.model.header.predicts
-
-        def given(name: str) -> np.ndarray | None:
-            return getattr(predictions, name) if name in predicts else None
-
-        return compute(
+        predicts, periodic = self.model.header.predicts, system.periodic
+        return evaluate(
+            solver,
             system.positions,
-            system.cell if system.periodic else None,
+            system.cell if periodic else None,
             predictions.charges,
-            given("dipoles"),
-            given("quadrupoles"),
-            given("charge_responses"),
-            given("polarizabilities"),
-            sigma=settings.sigma_A,
-            norm_factor=settings.norm_factor,
-            remove_self_interaction=settings.remove_self_interaction,
-            solver=solver,
+            predictions.dipoles,
+            predictions.quadrupoles,
+            predictions.charge_responses if "charge_responses" in predicts else None,
+            predictions.polarizabilities if "polarizabilities" in predicts else None,
+            self._self_terms[periodic],
+            _NO_FIELD,
         )
 
+    def _energy_seeds(self, n: int) -> Multipoles:
+        """Seeds of the sum of local energies."""
+        if self._seeds is None or len(self._seeds.energies) != n:
+            from polmd.model.network import empty_multipoles
+
+            self._seeds = empty_multipoles(n)._replace(energies=np.ones(n))
+        return self._seeds
+
     def _atom_types(self, system: System) -> tuple[np.ndarray, float]:
-        if self._types is None or not np.array_equal(self._types[0], system.numbers):
+        if self._types is None or not _same(self._types[0], system.numbers):
             unknown = [k for k, z in enumerate(system.numbers) if int(z) not in self._index]
             if unknown:
                 from ase.data import chemical_symbols
@@ -403,6 +406,10 @@ class MultipolePotential:
                 f"the energy is not finite: atoms {pair[0]} and {pair[1]} are {pair[2]:.3g} Å apart (counted from 0)"
             )
         raise SimulationError("the energy is not finite: the response of the model is unbounded for these positions")
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool((a == b).all())
 
 
 @dataclass

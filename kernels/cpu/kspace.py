@@ -186,17 +186,27 @@ def fields(atoms, rows, limits, structure, columns, out):
 
 
 @kernel()
-def strain_sums(k, sigma, energies, out):
-    """Σ_k e(k) and Σ_k 2 (σ²/2 + 1/k²) k_a k_b e(k): ``k`` (3, nk) 1/Å, ``energies`` (nk,) eV in; ``out`` (7,) eV out."""
-    out[:] = 0.0
+def add_strain(k, sigma, energies, strain):
+    """Σ_k e(k) [2 (σ²/2 + 1/k²) k ⊗ k − 1] added to ``strain`` (3, 3) eV: the strain gradient through k, G(k) and the volume
+    at constant structure factors. ``k`` (3, nk) 1/Å and ``energies`` (nk,) eV in."""
+    total, xx, xy, xz, yy, yz, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for n in range(k.shape[1]):
         x, y, z = k[0, n], k[1, n], k[2, n]
         e = energies[n]
         f = e * (sigma * sigma + 2.0 / (x * x + y * y + z * z))
-        out[0] += e
-        out[1] += f * x * x
-        out[2] += f * x * y
-        out[3] += f * x * z
-        out[4] += f * y * y
-        out[5] += f * y * z
-        out[6] += f * z * z
+        total += e
+        xx += f * x * x
+        xy += f * x * y
+        xz += f * x * z
+        yy += f * y * y
+        yz += f * y * z
+        zz += f * z * z
+    strain[0, 0] += xx - total
+    strain[1, 1] += yy - total
+    strain[2, 2] += zz - total
+    strain[0, 1] += xy
+    strain[1, 0] += xy
+    strain[0, 2] += xz
+    strain[2, 0] += xz
+    strain[1, 2] += yz
+    strain[2, 1] += yz

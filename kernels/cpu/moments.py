@@ -117,43 +117,70 @@ def add_response_forces(charges, dipoles, low, forces):
 
 
 @kernel()
-def induced_dipoles(fields, external, polarizabilities, dipoles, sources, gradient):
-    """u^ind_d = Σ_c (F + E)_c α_cd, ũ = ½ (u^ind + α·F), dE/dα_cd = −½ (F + E)_c F_d, Σ α·F.
+def linear_response(bare_potentials, bare_fields, charges, dipoles, kappa, alpha, external, scales, potentials, fields,
+                    induced_charges, induced_dipoles, source_dipoles, kappa_gradient, alpha_gradient):  # fmt: skip
+    """One linear-response step: φ and F with self terms, q^ind = −κ φ, u^ind_d = Σ_c (F + E)_c α_cd,
+    ũ = ½ (u^ind + α·F), E_ind = ½ Σ φ q^ind − ½ Σ F·u^ind.
 
-    fields (n, 3) V/Å, external (3,), polarizabilities (n, 3, 3) in; dipoles, sources (n, 3) e Å, gradient (n, 3, 3) out.
-    Returns Σ F·u^ind in eV and the three components of Σ α·F.
+    name                         shape      dtype    unit     in/out
+    bare_potentials, bare_fields (n,), (n, 3) float64 V, V/Å  in, of M without self terms
+    charges, dipoles             (n,), (n, 3)        e, e Å   in, of M
+    kappa, alpha                 (n,), (n, 3, 3)     e/V, …   in, or of length 0: no such response
+    external                     (3,)                V/Å      in
+    scales                       (3,)                         in, self terms E = s_q q² + s_u u² + s_Q Q:Q
+    potentials, fields           (n,), (n, 3)                 out, φ and F
+    induced_charges              (n,)                e        out, zero without κ
+    induced_dipoles              (n, 3)              e Å      out, zero without α
+    source_dipoles               (n, 3)              e Å      out, ũ, zero without α
+    kappa_gradient               (n,)                V²       out, dE/dκ, as long as kappa
+    alpha_gradient               (n, 3, 3)           V²/Å²    out, dE/dα_cd = −½ (F + E)_c F_d, as long as alpha
+    returned                     five                eV, e Å  E_ind, M̃·T·M without self terms, three components of Σ α·F
     """
-    product, x, y, z = 0.0, 0.0, 0.0, 0.0
-    alpha_field = np.empty(3)
-    for i in range(len(fields)):
+    energy, cross, x, y, z = 0.0, 0.0, 0.0, 0.0, 0.0
+    alpha_field = np.zeros(3)
+    for i in range(len(charges)):
+        phi = bare_potentials[i] + 2.0 * scales[0] * charges[i]
+        potentials[i] = phi
+        for c in range(3):
+            fields[i, c] = bare_fields[i, c] - 2.0 * scales[1] * dipoles[i, c]
+        induced_charges[i] = 0.0
+        if len(kappa) > 0:
+            induced_charges[i] = -kappa[i] * phi
+            energy += 0.5 * phi * induced_charges[i]
+            cross += induced_charges[i] * bare_potentials[i]
+            kappa_gradient[i] = -0.5 * phi * phi
         for d in range(3):
             total, other = 0.0, 0.0
-            for c in range(3):
-                total += (fields[i, c] + external[c]) * polarizabilities[i, c, d]
-                other += polarizabilities[i, d, c] * fields[i, c]
-                gradient[i, c, d] = -0.5 * (fields[i, c] + external[c]) * fields[i, d]
-            dipoles[i, d] = total
-            sources[i, d] = 0.5 * (total + other)
+            if len(alpha) > 0:
+                for c in range(3):
+                    total += (fields[i, c] + external[c]) * alpha[i, c, d]
+                    other += alpha[i, d, c] * fields[i, c]
+                    alpha_gradient[i, c, d] = -0.5 * (fields[i, c] + external[c]) * fields[i, d]
+            induced_dipoles[i, d] = total
+            source_dipoles[i, d] = 0.5 * (total + other)
             alpha_field[d] = other
-            product += fields[i, d] * total
+            energy -= 0.5 * fields[i, d] * total
+            cross -= source_dipoles[i, d] * bare_fields[i, d]
         x += alpha_field[0]
         y += alpha_field[1]
         z += alpha_field[2]
-    return product, x, y, z
+    return energy, cross, x, y, z
 
 
 @kernel()
-def moment_energy(charges, dipoles, quadrupoles, out, response_charges, response_dipoles, scales, dipole_gradient,
-                  quadrupole_gradient):  # fmt: skip
-    """M·T·(M + M̃) and the gradients of the energy with respect to dipoles and quadrupoles.
+def moment_energy(charges, dipoles, quadrupoles, out, response_charges, response_dipoles, scales, charge_gradient,
+                  dipole_gradient, quadrupole_gradient, forces):  # fmt: skip
+    """M·T·(M + M̃), and gradients of the energy with respect to moments and positions.
 
     name                               shape      dtype    unit   in/out
     charges, dipoles, quadrupoles      as M                       in
-    out                                (n, 10+)   float64         in, φ, F, ∇∇φ of M + M̃ without self terms
+    out                                (n, 13)    float64         in, φ, F, ∇∇φ of M + M̃ without self terms, forces
     response_charges, response_dipoles (n,), (n, 3)               in, M̃
     scales                             (3,)       float64         in, self terms E = s_q q² + s_u u² + s_Q Q:Q
+    charge_gradient                    (n,)       float64  V      out
     dipole_gradient                    (n, 3)     float64  V/Å    out
     quadrupole_gradient                (n, 3, 3)  float64  V/Å²   out
+    forces                             (n, 3)     float64  eV/Å   out, the last columns of ``out``
     returned                           two        float64  eV     Σ [q φ − u·F + ½ Q:∇∇φ], self energy of M
     """
     total, own = 0.0, 0.0
@@ -166,14 +193,33 @@ def moment_energy(charges, dipoles, quadrupoles, out, response_charges, response
                 row += 1
         total += charges[i] * out[i, 0]
         own += scales[0] * charges[i] * charges[i]
+        charge_gradient[i] = out[i, 0] + 2.0 * scales[0] * (charges[i] + response_charges[i])
         for a in range(3):
             u = dipoles[i, a]
             total -= u * out[i, 1 + a]
             own += scales[1] * u * u
             dipole_gradient[i, a] = 2.0 * scales[1] * (u + response_dipoles[i, a]) - out[i, 1 + a]
+            forces[i, a] = out[i, 10 + a]
             for b in range(3):
                 q = quadrupoles[i, a, b]
                 total += 0.5 * q * hessian[a, b]
                 own += scales[2] * q * q
                 quadrupole_gradient[i, a, b] = 0.5 * hessian[a, b] + 2.0 * scales[2] * q
     return total, own
+
+
+@kernel()
+def weigh(weight, structure, induced, spectrum, energies):
+    """Spectrum w (S + S̃) of the fields of M + M̃ and ½ w Re[S* (S + 2 S̃)], the energies by wave vector of M and of M̃ in M.
+
+    weight (nk,), structure S and induced S̃ (2, nk), the latter of shape (2, 0) without M̃, in; spectrum (2, nk), energies
+    (nk,) eV out.
+    """
+    for k in range(len(weight)):
+        energy = 0.0
+        for part in range(2):
+            s = structure[part, k]
+            more = induced[part, k] if induced.shape[1] > 0 else 0.0
+            spectrum[part, k] = weight[k] * (s + more)
+            energy += s * (s + 2.0 * more)
+        energies[k] = 0.5 * weight[k] * energy

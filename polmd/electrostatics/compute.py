@@ -127,15 +127,12 @@ def compute(
     if point and not remove_self_interaction:
         raise InputError("a point multipole's interaction with itself is infinite: it cannot be kept")
 
-    self_sign = 0.0
     if cell is None:
         c = None
         if method == "mesh":
             raise InputError("method 'mesh' needs a cell: in open boundaries all pairs are summed")
         if solver is None:
             solver = OpenPairs(None if point else sigma, norm_factor)
-        if not point and not remove_self_interaction:
-            self_sign = 1.0
     else:
         c = _array("cell", cell, (3, 3))
         if abs(np.linalg.det(c)) < 1e-9 * np.prod(np.linalg.norm(c, axis=1)) or not c.any():
@@ -148,55 +145,71 @@ def compute(
                 c, n, sigma=None if point else sigma, dl=dl, norm_factor=norm_factor, method=method,
                 tolerance=tolerance, rank=rank, splitting=splitting,
             )  # fmt: skip
-        if not point and remove_self_interaction:
-            self_sign = -1.0
+    scales = np.zeros(3) if point else self_terms(sigma, norm_factor, c is not None, remove_self_interaction)
+    result = evaluate(solver, r, c, q, u, m, kappa, alpha, scales, external)
+    gradients = result.gradients
+    for name, given in (("dipoles", dipoles), ("quadrupoles", quadrupoles), ("field", field)):
+        if given is None:
+            del gradients[name]
+    if isotropic:
+        gradients["polarizabilities"] = np.einsum("ncc->n", gradients["polarizabilities"])
+    return result
 
-    # Self terms: E_self = s (q²/σ + u²/(3σ³) + Q:Q/(10σ⁵)), φ and F likewise but without the part of Q.
-    scale = self_sign * norm_factor / (2 * np.pi) ** 1.5
-    self_q, self_u, self_m = scale / sigma, scale / (3 * sigma**3), scale / (10 * sigma**5)
 
-    solver.set_atoms(r, c)
-    solver.set_moments(q, u, m)
-    if kappa is None and alpha is None:
+def self_terms(sigma: float, norm_factor: float, periodic: bool, removed: bool) -> np.ndarray:
+    """Factors (3,) of the self terms, E_self = s_q q² + s_u u² + s_Q Q:Q, that are added to what a solver gives: periodic
+    sums have them and lose them where they are ``removed``; pair sums do not have them and get them where they are not."""
+    sign = (-1.0 if removed else 0.0) if periodic else (0.0 if removed else 1.0)
+    scale = sign * norm_factor / (2 * np.pi) ** 1.5
+    return np.array([scale / sigma, scale / (3 * sigma**3), scale / (10 * sigma**5)])
+
+
+def evaluate(
+    solver: FieldSolver,
+    positions: np.ndarray,
+    cell: np.ndarray | None,
+    charges: np.ndarray,
+    dipoles: np.ndarray,
+    quadrupoles: np.ndarray,
+    charge_responses: np.ndarray | None,
+    polarizabilities: np.ndarray | None,
+    scales: np.ndarray,
+    external_field: np.ndarray,
+) -> ElectrostaticsResult:
+    """What :func:`compute` does once its input is checked: contiguous float64 arrays of the right shapes, polarizabilities
+    (n, 3, 3), ``scales`` from :func:`self_terms`. Gradients of dipoles, quadrupoles and field are always there."""
+    n = len(charges)
+    solver.set_atoms(positions, cell)
+    solver.set_moments(charges, dipoles, quadrupoles)
+    responds = charge_responses is not None or polarizabilities is not None
+    if responds:
+        bare_potentials, bare_fields = solver.potentials_and_fields()
+    else:
         out, strain = solver.interactions(None)
         bare_potentials, bare_fields = out[:, 0], out[:, 1:4]
-    else:
-        bare_potentials, bare_fields = map(np.ascontiguousarray, solver.potentials_and_fields())
-    potentials = bare_potentials + 2 * self_q * q
-    fields = bare_fields - 2 * self_u * u
-    response = respond(potentials, fields, kappa, alpha, external)
-    dq, du = response.source_charges, response.source_dipoles
-    if kappa is not None or alpha is not None:
-        out, strain = solver.interactions(Sources(dq, du, bare_fields))
-
-    out = np.ascontiguousarray(out)
-    dipole_gradient, quadrupole_gradient = np.empty((n, 3)), np.empty((n, 3, 3))
-    both, own = moment_energy(  # M·T·(M + M̃), self energy
-        q, u, m, out, dq, du, np.array([self_q, self_u, self_m]), dipole_gradient, quadrupole_gradient
+    bare_potentials, bare_fields = np.ascontiguousarray(bare_potentials), np.ascontiguousarray(bare_fields)
+    response = respond(
+        bare_potentials, bare_fields, charges, dipoles, charge_responses, polarizabilities, external_field, scales
     )
-    # sums, not products of a BLAS: its threads wait busily afterwards, on the cores that the kernels need next
-    cross = np.sum(dq * bare_potentials) - np.sum(du * bare_fields)  # M̃·T·M
-    energy = 0.5 * float(both - cross) + response.energy + own
-
-    gradients = {"charges": out[:, 0] + 2 * self_q * (q + dq)}
-    if dipoles is not None:
-        gradients["dipoles"] = dipole_gradient
-    if quadrupoles is not None:
-        gradients["quadrupoles"] = quadrupole_gradient
+    if responds:
+        out, strain = solver.interactions(Sources(response.source_charges, response.source_dipoles, bare_fields))
+    gradients = {"charges": np.empty(n), "dipoles": np.empty((n, 3)), "quadrupoles": np.empty((n, 3, 3))}
+    forces = np.empty((n, 3))
+    both, own = moment_energy(  # M·T·(M + M̃), self energy
+        charges, dipoles, quadrupoles, np.ascontiguousarray(out), response.source_charges, response.source_dipoles, scales,
+        *gradients.values(), forces,
+    )  # fmt: skip
     if response.gradient_kappa is not None:
         gradients["charge_responses"] = response.gradient_kappa
     if response.gradient_alpha is not None:
-        gradients["polarizabilities"] = (
-            np.einsum("ncc->n", response.gradient_alpha) if isotropic else response.gradient_alpha
-        )
-    if field is not None:
-        gradients["field"] = response.gradient_field if response.gradient_field is not None else np.zeros(3)
+        gradients["polarizabilities"] = response.gradient_alpha
+    gradients["field"] = response.gradient_field
     return ElectrostaticsResult(
-        energy=energy,
-        forces=np.ascontiguousarray(out[:, 10:13]),
+        energy=0.5 * (both - response.cross) + response.energy + own,
+        forces=forces,
         strain_gradient=strain,
-        potentials=potentials,
-        fields=fields,
+        potentials=response.potentials,
+        fields=response.fields,
         induced_charges=response.charges,
         induced_dipoles=response.dipoles,
         gradients=gradients,

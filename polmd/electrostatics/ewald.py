@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, symmetric_matrices
+from polmd.electrostatics.fields import Sources
 from polmd.errors import InputError
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
@@ -24,6 +24,7 @@ MEMORY_LIMIT = 4 << 30
 
 _NO_VECTORS = np.empty((0, 3))
 _NO_MATRICES = np.empty((0, 3, 3))
+_NO_STRUCTURE = np.empty((2, 0))
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,22 @@ def wave_numbers(cell: np.ndarray, dl: float) -> WaveNumbers:
     return WaveNumbers(n, rows, limits)
 
 
-def half_sphere_strain(k: np.ndarray, sigma: float, energies: np.ndarray) -> np.ndarray:
-    """Strain gradient (3, 3) eV through k, G(k) and the volume at constant structure factors.
-
-    k (3, nk) 1/Å and their energies (nk,) eV over half the sphere, sigma Å.
-    """
-    sums = np.empty(7)
-    kernels.strain_sums(k, sigma, energies, sums)
-    return symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)
-
-
-def moment_strain(
-    moments: tuple[np.ndarray, np.ndarray, np.ndarray], out: np.ndarray, response: Sources | None
+def strain_gradient(
+    k: np.ndarray,
+    sigma: float,
+    energies: np.ndarray,
+    moments: tuple[np.ndarray, np.ndarray, np.ndarray],
+    out: np.ndarray,
+    response: Sources | None,
 ) -> np.ndarray:
-    """Strain gradient (3, 3) eV through the form factors of M and M̃: dipoles and quadrupoles stay while the lattice and
-    the positions are strained. ``out`` (n, 10 or more): what ``FieldSolver.interactions`` returns."""
+    """Strain gradient (3, 3) eV of a reciprocal sum at constant moments, which stay while lattice and positions are strained.
+
+    k (3, nk) 1/Å and their ``energies`` (nk,) eV over half the sphere, sigma Å; ``out`` (n, 10 or more): what
+    ``FieldSolver.interactions`` returns for M with M̃.
+    """
     _, dipoles, quadrupoles = moments
     strain = np.zeros((3, 3))
+    kernels.add_strain(k, sigma, energies, strain)
     extra = (response.dipoles, response.fields) if response is not None else (_NO_VECTORS, _NO_VECTORS)
     between.moment_strain(dipoles, quadrupoles, out, *extra, strain)
     return strain
@@ -121,7 +121,7 @@ class DirectSum:
     def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None:
         """Take positions (n, 3) Å and the cell (3, 3) Å; the integer set stays."""
         assert cell is not None
-        if self._cell is None or not np.array_equal(cell, self._cell):
+        if self._cell is None or cell.tobytes() != self._cell.tobytes():
             self._cell = cell.copy()
             self._inverse = np.linalg.inv(cell)
             self._k = self.numbers.vectors(cell)
@@ -146,20 +146,18 @@ class DirectSum:
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        structure = total = self._structure
+        induced = _NO_STRUCTURE
         if response is not None:
             low = self._low_derivatives()
             self._set_sources(response.charges, response.dipoles, _NO_MATRICES)
             induced = self._sum()
             self._set_sources(*self._moments)
-            total = self._structure + induced
-            structure = total + induced
-        out = self._fields(total, 13)
+        spectrum, energies = np.empty_like(self._structure), np.empty_like(self._weight)
+        between.weigh(self._weight, self._structure, induced, spectrum, energies)
+        out = self._fields(spectrum, 13)
         if response is not None:
             between.add_response_forces(response.charges, response.dipoles, low, out)
-        energies = 0.5 * (self._weight * self._structure * structure).sum(0)
-        strain = half_sphere_strain(self._k, self._sigma, energies)
-        return out, strain + moment_strain(self._moments, out, response)
+        return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
 
     def _set_sources(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         between.pack_sources(charges, dipoles, quadrupoles, self._lattice, self._atoms)
@@ -179,15 +177,14 @@ class DirectSum:
     def _low_derivatives(self) -> np.ndarray:
         """φ, F, ∇∇φ (n, 10) of M."""
         if self._low is None:
-            self._low = self._fields(self._structure, 10)
+            self._low = self._fields(self._weight * self._structure, 10)
         return self._low
 
-    def _fields(self, structure: np.ndarray, columns: int) -> np.ndarray:
-        """φ, F, ∇∇φ and with 13 columns the force on M, of the sources of a structure factor."""
+    def _fields(self, spectrum: np.ndarray, columns: int) -> np.ndarray:
+        """φ, F, ∇∇φ and with 13 columns the force on M, of sources with the ``spectrum`` w S."""
         blocks = np.empty((len(self._atoms), columns, _LANES))
         kernels.fields(
-            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, self._weight * structure, columns,
-            blocks.reshape(-1),
+            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, spectrum, columns, blocks.reshape(-1),
         )  # fmt: skip
         out = np.empty((len(self._moments[0]), columns))
         between.unpack_fields(blocks, self._lattice, out)

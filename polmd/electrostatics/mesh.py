@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from scipy import fft
 
-from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, half_sphere_strain, moment_strain
+from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, strain_gradient
 from polmd.electrostatics.fields import Sources
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
@@ -171,9 +171,7 @@ class MeshSum:
         a, b = self._structure.reshape(-1)[self._place], structure.reshape(-1)[self._place]
         # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
         energies = self._weight * (a.real * b.real + a.imag * b.imag) / math.prod(self.shape)
-        strain = half_sphere_strain(self._k, self._sigma, energies)
-        strain += moment_strain(self._moments, out, response)
-        return out, strain
+        return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
 
     def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         """Transform of the spread moments at the modes of the box, complex. After each axis only those are kept."""

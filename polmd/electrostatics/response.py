@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.kernels.cpu.moments import induced_dipoles
+from polmd.kernels.cpu.moments import linear_response
+
+_NO_NUMBERS = np.empty(0)
+_NO_MATRICES = np.empty((0, 3, 3))
 
 
 @dataclass(frozen=True)
@@ -21,51 +24,65 @@ class Response:
     Attributes
     ----------
     energy : E_ind, eV
+    cross : M̃·T·M without self terms, eV
+    potentials, fields : φ (n,) V, F (n, 3) V/Å, self terms included
     charges : q^ind (n,) e, or None without κ
     dipoles : u^ind (n, 3) e Å, or None without α
     source_charges, source_dipoles : M̃, (n,) and (n, 3), zeros where absent
     gradient_kappa : dE/dκ (n,), or None
     gradient_alpha : dE/dα (n, 3, 3), nine independent components, or None
-    gradient_field : dE/dE_ext (3,), or None without α
+    gradient_field : dE/dE_ext (3,), zero without α
     """
 
     energy: float
+    cross: float
+    potentials: np.ndarray
+    fields: np.ndarray
     charges: np.ndarray | None
     dipoles: np.ndarray | None
     source_charges: np.ndarray
     source_dipoles: np.ndarray
     gradient_kappa: np.ndarray | None
     gradient_alpha: np.ndarray | None
-    gradient_field: np.ndarray | None
+    gradient_field: np.ndarray
 
 
 def respond(
-    potentials: np.ndarray,
-    fields: np.ndarray,
+    bare_potentials: np.ndarray,
+    bare_fields: np.ndarray,
+    charges: np.ndarray,
+    dipoles: np.ndarray,
     charge_responses: np.ndarray | None,
     polarizabilities: np.ndarray | None,
     external_field: np.ndarray,
+    scales: np.ndarray,
 ) -> Response:
     """One linear-response step.
 
-    potentials (n,) V, fields (n, 3) V/Å, charge_responses (n,) e/V, polarizabilities (n, 3, 3) e Å²/V, external_field
-    (3,) V/Å.
+    bare_potentials (n,) V and bare_fields (n, 3) V/Å of the moments without self terms, charges (n,) e, dipoles (n, 3) e Å,
+    charge_responses (n,) e/V, polarizabilities (n, 3, 3) e Å²/V, external_field (3,) V/Å, scales (3,) of the self terms
+    E = s_q q² + s_u u² + s_Q Q:Q.
     """
-    energy = 0.0
-    charges = dipoles = gradient_kappa = gradient_alpha = gradient_field = None
-    source_charges, source_dipoles = np.zeros_like(potentials), np.zeros_like(fields)
-    if charge_responses is not None:
-        charges = source_charges = -charge_responses * potentials
-        energy += 0.5 * float(np.sum(potentials * charges))
-        gradient_kappa = -0.5 * potentials**2
-    if polarizabilities is not None:
-        dipoles, source_dipoles = np.empty_like(fields), np.empty_like(fields)
-        gradient_alpha = np.empty_like(polarizabilities)
-        product, *alpha_field = induced_dipoles(
-            fields, external_field, polarizabilities, dipoles, source_dipoles, gradient_alpha
-        )
-        energy -= 0.5 * product
-        gradient_field = -0.5 * np.array(alpha_field)
+    n = len(charges)
+    kappa = _NO_NUMBERS if charge_responses is None else charge_responses
+    alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
+    potentials, fields = np.empty(n), np.empty((n, 3))
+    induced, induced_dipoles, source_dipoles = np.empty(n), np.empty((n, 3)), np.empty((n, 3))
+    gradient_kappa, gradient_alpha = np.empty(len(kappa)), np.empty((len(alpha), 3, 3))
+    energy, cross, *alpha_field = linear_response(
+        bare_potentials, bare_fields, charges, dipoles, kappa, alpha, external_field, scales, potentials, fields, induced,
+        induced_dipoles, source_dipoles, gradient_kappa, gradient_alpha,
+    )  # fmt: skip
     return Response(
-        energy, charges, dipoles, source_charges, source_dipoles, gradient_kappa, gradient_alpha, gradient_field
+        energy=energy,
+        cross=cross,
+        potentials=potentials,
+        fields=fields,
+        charges=None if charge_responses is None else induced,
+        dipoles=None if polarizabilities is None else induced_dipoles,
+        source_charges=induced,
+        source_dipoles=source_dipoles,
+        gradient_kappa=None if charge_responses is None else gradient_kappa,
+        gradient_alpha=None if polarizabilities is None else gradient_alpha,
+        gradient_field=-0.5 * np.array(alpha_field),
     )

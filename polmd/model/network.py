@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -70,6 +69,10 @@ class Forward:
     cell: np.ndarray
     types: np.ndarray
     pairs: PairList
+    give_back: Callable[[tuple[np.ndarray, ...]], None]
+
+    def __del__(self) -> None:
+        self.give_back(self.workspace)
 
 
 class LocalNetwork:
@@ -97,9 +100,10 @@ class LocalNetwork:
         """
         blocks = self._blocks_of(types)
         workspace = self._workspace(len(blocks[0]), len(types))
-        state = Forward(empty_multipoles(len(types)), blocks, workspace, positions, cell, types, pairs)
         # memory of a large system is costly to get: it is used again as soon as this state is gone
-        weakref.finalize(state, self._free.append, workspace).atexit = False
+        state = Forward(
+            empty_multipoles(len(types)), blocks, workspace, positions, cell, types, pairs, self._free.append
+        )
         kernels.forward(
             *blocks, positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, self.weights, self._ranks,
             self._orders, *workspace[:3], state.predictions,
@@ -172,8 +176,8 @@ class LocalNetwork:
         return out
 
     def _blocks_of(self, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._blocks is None or not np.array_equal(self._blocks[0], types):
-            self._blocks = types.copy(), make_blocks(types, 64 // self._dtype.itemsize)
+        if self._blocks is None or (self._blocks[0] is not types and not np.array_equal(self._blocks[0], types)):
+            self._blocks = types, make_blocks(types, 64 // self._dtype.itemsize)
         return self._blocks[1]
 
     def _workspace(self, n_blocks: int, n: int) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ from polmd.kernels.cpu.kspace import ROWS
 from polmd.electrostatics.fields import six_components, symmetric_matrices
 
 N, LANES = 11, 8
+SCALES = np.array([0.3, -0.2, 0.7])  # of the self terms
 
 
 @pytest.fixture
@@ -15,6 +16,7 @@ def r() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     shapes = {"x": (N, 3), "q": (N,), "u": (N, 3), "m": (N, 3, 3), "dq": (N,), "du": (N, 3), "f": (N, 3)}
     shapes |= {"out": (N, 13), "low": (N, 10), "alpha": (N, 3, 3), "lattice": (3, 3), "e": (3,)}
+    shapes |= {"p": (N,), "kappa": (N,)}
     return {name: rng.normal(size=shape) for name, shape in shapes.items()}
 
 
@@ -58,22 +60,62 @@ def test_strain_forces_and_energy(r: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(forces[:, 10:] - r["out"][:, 10:], want, atol=1e-13)
     assert np.array_equal(forces[:, :10], r["out"][:, :10])
 
-    gu, gm, scales = np.empty((N, 3)), np.empty((N, 3, 3)), np.array([0.3, -0.2, 0.7])
-    total, own_energy = moments.moment_energy(r["q"], r["u"], r["m"], r["out"], r["dq"], r["du"], scales, gu, gm)
+    gq, gu, gm, force = np.empty(N), np.empty((N, 3)), np.empty((N, 3, 3)), np.empty((N, 3))
+    total, own_energy = moments.moment_energy(
+        r["q"], r["u"], r["m"], r["out"], r["dq"], r["du"], SCALES, gq, gu, gm, force
+    )
     want = r["q"] @ r["out"][:, 0] - np.sum(r["u"] * r["out"][:, 1:4]) + 0.5 * np.sum(r["m"] * hessian)
     assert total == pytest.approx(want, rel=1e-12)
     squares = [np.sum(r[name] ** 2) for name in "qum"]
-    assert own_energy == pytest.approx(scales @ squares, rel=1e-12)
+    assert own_energy == pytest.approx(SCALES @ squares, rel=1e-12)
+    np.testing.assert_allclose(gq, r["out"][:, 0] + 0.6 * (r["q"] + r["dq"]), atol=1e-13)
     np.testing.assert_allclose(gu, -r["out"][:, 1:4] - 0.4 * (r["u"] + r["du"]), atol=1e-13)
     np.testing.assert_allclose(gm, 0.5 * hessian + 1.4 * r["m"], atol=1e-13)
+    assert np.array_equal(force, r["out"][:, 10:])
 
 
-def test_induced_dipoles(r: dict[str, np.ndarray]) -> None:
-    dipoles, sources, gradient = np.empty((N, 3)), np.empty((N, 3)), np.empty((N, 3, 3))
-    product, *field = moments.induced_dipoles(r["f"], r["e"], r["alpha"], dipoles, sources, gradient)
-    acting, alpha_field = r["f"] + r["e"], np.einsum("ncd,nd->nc", r["alpha"], r["f"])
-    np.testing.assert_allclose(dipoles, np.einsum("nc,ncd->nd", acting, r["alpha"]), atol=1e-13)
+@pytest.mark.parametrize("kappa", [True, False])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_linear_response(r: dict[str, np.ndarray], kappa: bool, alpha: bool) -> None:
+    k, a = r["kappa"][: N * kappa], r["alpha"][: N * alpha]
+    phi, field, induced = np.empty(N), np.empty((N, 3)), np.empty(N)
+    dipoles, sources, gradient_k, gradient_a = np.empty((N, 3)), np.empty((N, 3)), np.empty(len(k)), np.empty(a.shape)
+    energy, cross, *sums = moments.linear_response(
+        r["p"],
+        r["f"],
+        r["q"],
+        r["u"],
+        k,
+        a,
+        r["e"],
+        SCALES,
+        phi,
+        field,
+        induced,
+        dipoles,
+        sources,
+        gradient_k,
+        gradient_a,
+    )
+    np.testing.assert_allclose(phi, r["p"] + 0.6 * r["q"], atol=1e-13)
+    np.testing.assert_allclose(field, r["f"] + 0.4 * r["u"], atol=1e-13)
+    full_k, full_a = r["kappa"] * kappa, r["alpha"] * alpha
+    acting, alpha_field = field + r["e"], np.einsum("ncd,nd->nc", full_a, field)
+    np.testing.assert_allclose(induced, -full_k * phi, atol=1e-13)
+    np.testing.assert_allclose(dipoles, np.einsum("nc,ncd->nd", acting, full_a), atol=1e-13)
     np.testing.assert_allclose(sources, 0.5 * (dipoles + alpha_field), atol=1e-13)
-    np.testing.assert_allclose(gradient, -0.5 * acting[:, :, None] * r["f"][:, None, :], atol=1e-13)
-    np.testing.assert_allclose(field, alpha_field.sum(0), atol=1e-13)
-    assert product == pytest.approx(np.sum(r["f"] * dipoles), rel=1e-12)
+    np.testing.assert_allclose(gradient_k, -0.5 * (phi**2)[: len(k)], atol=1e-13)
+    np.testing.assert_allclose(gradient_a, -0.5 * (acting[:, :, None] * field[:, None, :])[: len(a)], atol=1e-13)
+    np.testing.assert_allclose(sums, alpha_field.sum(0), atol=1e-13)
+    assert energy == pytest.approx(0.5 * phi @ induced - 0.5 * np.sum(field * dipoles), rel=1e-12, abs=1e-13)
+    assert cross == pytest.approx(induced @ r["p"] - np.sum(sources * r["f"]), rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("induced", [True, False])
+def test_weigh(induced: bool) -> None:
+    rng = np.random.default_rng(6)
+    weight, s, more = rng.random(7), rng.normal(size=(2, 7)), rng.normal(size=(2, 7)) * induced
+    spectrum, energies = np.empty((2, 7)), np.empty(7)
+    moments.weigh(weight, s, more if induced else np.empty((2, 0)), spectrum, energies)
+    np.testing.assert_allclose(spectrum, weight * (s + more), atol=1e-13)
+    np.testing.assert_allclose(energies, 0.5 * weight * (s * (s + 2 * more)).sum(0), atol=1e-13)
