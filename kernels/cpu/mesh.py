@@ -290,17 +290,6 @@ def interpolate(positions, inverse, shape, order, table, members, mesh, charges,
                 out[i, 10], out[i, 11], out[i, 12] = _force(g, charges[i], u, m, first, second, s)
 
 
-@kernel(parallel=True)
-def pad_lines(values, mesh):
-    """Copy ``values`` (Nx, Ny, Nz) into ``mesh`` (Nx, Ny, Nz + 12), out, whose lines go on with their own beginning."""
-    nx, ny, nz = values.shape
-    for x in numba.prange(nx):
-        for y in range(ny):
-            mesh[x, y, :nz] = values[x, y]
-            for k in range(LANES):
-                mesh[x, y, nz + k] = values[x, y, k % nz]
-
-
 @kernel()
 def find_corners(positions, inverse, shape, order, out):
     """First mesh point of each atom's patch along the first two axes: ``out`` (n, 2) int64 out."""

@@ -24,6 +24,7 @@ from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, strain_gradien
 from polmd.electrostatics.fields import Sources
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
+from polmd.kernels.cpu import transforms
 from polmd.kernels.cpu.moments import add_response_forces
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
@@ -33,6 +34,9 @@ ORDER = 12
 _SAMPLE = 4096
 #: Arrays of the size of the mesh that a calculation needs at a time.
 _ARRAYS = 4
+
+_NO_MATRICES = np.empty((0, 3, 3))
+_NO_MODES = np.empty(0, complex)
 
 
 @functools.cache
@@ -109,8 +113,7 @@ class MeshSum:
             decay *= np.sinc(n[:, axis] / shape[axis]) ** (2 * order)
         self._sharpen = math.prod(shape) / decay
 
-        self._columns = np.zeros((shape[0], *self._box[1:]), complex)
-        self._planes = np.zeros((*shape[:2], self._box[2]), complex)
+        self._planes = np.empty((shape[0], *self._box[1:]), complex)
         self._mesh = np.empty((shape[0], shape[1], shape[2] + kernels.LANES))
 
     def __str__(self) -> str:
@@ -159,18 +162,18 @@ class MeshSum:
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        structure = total = self._structure
+        total, induced = self._structure, _NO_MODES
         if response is not None:
-            induced = self._spectrum(response.charges, response.dipoles, np.empty((0, 3, 3)))
+            induced = self._spectrum(response.charges, response.dipoles, _NO_MATRICES)
             total = self._structure + induced
-            structure = total + induced
         out = self._interpolate(total, 13)
         if response is not None:
             low = self._low if self._low is not None else self._interpolate(self._structure, 10)
             add_response_forces(response.charges, response.dipoles, low, out)
-        a, b = self._structure.reshape(-1)[self._place], structure.reshape(-1)[self._place]
+        energies = np.empty_like(self._weight)
         # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
-        energies = self._weight * (a.real * b.real + a.imag * b.imag) / math.prod(self.shape)
+        weight = self._weight / math.prod(self.shape)
+        transforms.mode_energies(self._structure.reshape(-1), induced.reshape(-1), self._place, weight, energies)
         return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
 
     def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
@@ -179,27 +182,13 @@ class MeshSum:
             self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._slabs, self._members,
             charges, dipoles, quadrupoles, self._mesh,
         )  # fmt: skip
-        (nx, ny, nz), (a, b, c) = self.shape, self._modes
-        workers = numba.get_num_threads()
-        lines = fft.rfft(self._mesh[:, :, :nz], axis=2, workers=workers)
-        planes = fft.fft(lines[:, :, : c + 1], axis=1, workers=workers)
         spectrum = np.empty(self._box, complex)
-        for y, kept in ((slice(0, b + 1), planes[:, : b + 1]), (slice(b + 1, None), planes[:, ny - b :])):
-            modes = fft.fft(kept, axis=0, workers=workers)
-            spectrum[: a + 1, y], spectrum[a + 1 :, y] = modes[: a + 1], modes[nx - a :]
+        transforms.to_modes(self._mesh, self._planes, spectrum)
         return spectrum
 
     def _interpolate(self, spectrum: np.ndarray, columns: int) -> np.ndarray:
         """Potential of a spectrum and its derivatives at the atoms, (n, columns)."""
-        (nx, ny, nz), (a, b, _) = self.shape, self._modes
-        workers = numba.get_num_threads()
-        # the modes in between, which the sum does not have, are zero and stay so
-        np.multiply(self._influence[: a + 1], spectrum[: a + 1], out=self._columns[: a + 1])
-        np.multiply(self._influence[a + 1 :], spectrum[a + 1 :], out=self._columns[nx - a :])
-        modes = fft.ifft(self._columns, axis=0, workers=workers)
-        self._planes[:, : b + 1], self._planes[:, ny - b :] = modes[:, : b + 1], modes[:, b + 1 :]
-        lines = fft.ifft(self._planes, axis=1, workers=workers)
-        kernels.pad_lines(fft.irfft(lines, n=nz, axis=2, workers=workers, overwrite_x=True), self._mesh)
+        transforms.to_mesh(spectrum, self._influence, self._planes, self._mesh)
         out = np.empty((len(self._positions), columns))
         kernels.interpolate(
             self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._members, self._mesh,
