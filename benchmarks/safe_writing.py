@@ -22,7 +22,7 @@ from polmd.dynamics.simulation import Simulation, _Snapshot
 from polmd.output import LogReporter, RunDirectory, RunLog, ThermoReporter, TrajectoryReporter, write_checkpoint
 from polmd.structures import build_water
 
-EVERY, CHECKPOINT, BLOCK, BLOCKS = 20, 500, 100, 10
+EVERY, CHECKPOINT, BLOCK, BLOCKS = 20, 500, 100, 60
 
 
 def main() -> None:

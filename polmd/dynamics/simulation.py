@@ -163,11 +163,12 @@ class Simulation:
         pressure = None
         if state.result.stress is not None and state.system.pbc.all():
             kinetic = 2.0 * state.kinetic_energy / (3.0 * state.system.volume)
-            pressure = kinetic - float(np.trace(state.result.stress)) / 3.0
+            pressure = kinetic - sum(state.result.stress.diagonal().tolist()) / 3.0
+        degrees_of_freedom = self.degrees_of_freedom
         return StepInfo(
             conserved=self.conserved,
-            temperature=self.temperature,
-            degrees_of_freedom=self.degrees_of_freedom,
+            temperature=state.temperature(degrees_of_freedom),
+            degrees_of_freedom=degrees_of_freedom,
             pressure=pressure,
             stage=self.stage,
             stage_index=self.stage_index,
@@ -346,13 +347,17 @@ class Simulation:
         return [(f"{i}-{type(reporter).__name__}", reporter) for i, reporter in enumerate(self.reporters)]
 
     def _wants_stress(self, step: int) -> bool:
-        return self.pressure and any(step % reporter.every == 0 for reporter in self.reporters)
+        if self.pressure:
+            for reporter in self.reporters:
+                if step % reporter.every == 0:
+                    return True
+        return False
 
     def _report(self, state: State) -> None:
-        due = [reporter for reporter in self.reporters if state.step % reporter.every == 0]
-        if due:
-            info = self.info()
-            for reporter in due:
+        info = None
+        for reporter in self.reporters:
+            if state.step % reporter.every == 0:
+                info = info or self.info()
                 reporter.report(state, info)
         self._reported = state.step
 

@@ -28,10 +28,10 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all bytes of ``data`` at ``offset``, however many calls it takes."""
-    view = memoryview(data).cast("B")
-    while len(view):
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
+    count = os.pwrite(fd, data, offset)
+    rest = memoryview(data).cast("B")[count:]
+    if len(rest):
+        write_all(fd, rest, offset + count)
 
 
 def fsync_directory(directory: Path) -> None:

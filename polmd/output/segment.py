@@ -20,6 +20,7 @@ A frame's checksum is 2³² + CRC-32 of its index in the trajectory (int64) and 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zlib
@@ -103,7 +104,7 @@ class Field:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

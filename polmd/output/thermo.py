@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from polmd.dynamics.state import State
 from polmd.errors import OutputError
+from polmd.kernels.cpu.integrate import total_momentum
 from polmd.output.files import fsync_directory, write_all, writing
 from polmd.output.reporter import StepInfo
 from polmd.units import GIGAPASCAL
@@ -35,7 +37,8 @@ COLUMNS = (
 def row(state: State, info: StepInfo) -> str:
     """One line of the file: every number in the shortest form that reads back as itself."""
     potential, kinetic, system = float(state.result.energy), state.kinetic_energy, state.system
-    momentum = np.sqrt(np.sum(np.sum(system.masses[:, None] * system.velocities, axis=0) ** 2))
+    momentum = np.empty(3)
+    total_momentum(system.velocities, system.masses, momentum)
     values = (
         potential,
         kinetic,
@@ -44,7 +47,7 @@ def row(state: State, info: StepInfo) -> str:
         info.temperature,
         None if info.pressure is None else info.pressure * GIGAPASCAL,
         system.volume,
-        momentum,
+        math.hypot(*momentum),
     )
     numbers = ["" if value is None else repr(float(value)) for value in values]
     return ",".join([str(int(state.step)), repr(float(state.time_fs)), str(info.stage_index), *numbers]) + "\n"
