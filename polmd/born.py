@@ -264,25 +264,27 @@ def current(
     n = len(velocities)
     groups = np.zeros(n, dtype=np.int64) if groups is None else groups
     parts = np.zeros((int(groups.max(initial=0)) + 1, 3, 3))
-    charge = _charge_sources(e)
-    fields = _source_fields(e, charge.weights, np.zeros((0, n, 3)))
-    found = local.gradients(_charge_seeds(e, fields, charge), e.angles)
-    chosen, other = _both(_charge_parts(e, charge, fields, found), conventions)
-    if conventions.acoustic_sum_rule:
-        chosen, other = chosen - chosen.mean(axis=0), other - other.mean(axis=0)
     motions = velocities[None]
     if len(parts) > 1:
         motions = np.where((groups == np.arange(len(parts))[:, None])[:, :, None], velocities, 0.0)
-    parts[:, 0] = np.einsum("nab,gnb->ga", chosen, motions)
-    other_charge = np.einsum("nab,gnb->ga", other, motions)
+    sources = _dipole_sources(e, np.eye(3))
+    charge = _charge_sources(e)
+    fields = _source_fields(e, charge.weights, np.zeros((0, n, 3)))
+    # kernels one after the other, arrays afterwards: in between the threads would fall asleep
+    found = local.gradients(_charge_seeds(e, fields, charge), e.angles)
     if e.alpha or e.dipoles:
         rates = local.rates(motions)
-        parts[:, 1] = rates.dipoles.sum(axis=1)
     if e.alpha:
-        sources = _dipole_sources(e, np.eye(3))
-        parts[:, 2] = np.einsum("nc,gnca->ga", e.fields, rates.polarizabilities)
-        parts[:, 2] += e.solver.dipole_rates(sources, motions, rates)
+        parts[:, 2] = e.solver.dipole_rates(sources, motions, rates)
+        parts[:, 2] += np.einsum("nc,gnca->ga", e.fields, rates.polarizabilities)
         parts[:, 2] += 2.0 * e.self_dipole * np.einsum("mnc,gnc->gm", sources, rates.dipoles)
+    if e.alpha or e.dipoles:
+        parts[:, 1] = rates.dipoles.sum(axis=1)
+    charges = np.stack(_both(_charge_parts(e, charge, fields, found), conventions))
+    moved = np.einsum("zank,gnk->gza", charges.transpose(0, 2, 1, 3), motions)
+    if conventions.acoustic_sum_rule:
+        moved -= np.einsum("zab,gb->gza", charges.sum(axis=1) / n, motions.sum(axis=1))
+    parts[:, 0], other_charge = moved[:, 0], moved[:, 1]
     s = conventions.scale
     return Current(conventions, s * parts, s * other_charge)
 

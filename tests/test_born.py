@@ -234,8 +234,9 @@ def _mean_of_oxygens(potential: polmd.MultipolePotential, system: polmd.System) 
 
 
 def test_edge_displacement_of_local_charges_does_not_depend_on_the_box(water: polmd.System) -> None:
-    """64 molecules and eight copies of them: without κ the edge gives the same Z* to rounding, the phase does not. With κ
-    the non-local charges, which keep the phase, grow as the square of the box with both displacements alike."""
+    """64 molecules and eight copies of them: without κ the edge gives the same Z* but for the removed mean, which keeps the
+    phase; the phase does not. With κ the non-local charges, which keep the phase, grow as the square of the box with both
+    displacements alike."""
     large = polmd.System.from_ase(water.to_ase().repeat((2, 2, 2)))
     for name in ("water", "without κ"):
         model = polmd.load_model("water")
@@ -246,7 +247,7 @@ def test_edge_displacement_of_local_charges_does_not_depend_on_the_box(water: po
         if name == "water":
             assert 0.2 < change["edge"] < 0.5 and 0.2 < change["phase"] < 0.5, change
         else:
-            assert change["edge"] < 1e-9 and change["phase"] > 0.005, change
+            assert change["edge"] < 2e-5 and change["phase"] > 0.005, change
 
 
 @pytest.mark.slow

@@ -173,8 +173,9 @@ class DirectSum:
         for own, v, *moments in zip(moving, velocities, rates.charges, rates.dipoles, rates.quadrupoles, strict=True):
             between.pack_velocities(v, self._lattice, own)
             between.pack_sources(*moments, self._lattice, own)
+        low = self._low_derivatives()
         out = self._fields(self._weight * self._structures(self._atoms[None], moving), 10)
-        hessian = symmetric_matrices(self._low_derivatives()[:, 4:10])
+        hessian = symmetric_matrices(low[:, 4:10])
         field_rates = out[:, :, 1:4] - np.einsum("nab,gnb->gna", hessian, velocities)
         return -np.einsum("dnc,gnc->gd", dipoles, field_rates)
 
