@@ -33,7 +33,7 @@ _WAVES = "wave_numbers."
 _NO_FIELD = np.zeros(3)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Result:
     """Energy, its derivatives and the multipoles of one configuration. Quantities that the model does not predict, or
     that were not asked for, are None.

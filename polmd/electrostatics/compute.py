@@ -16,7 +16,7 @@ from polmd.kernels.cpu.moments import moment_energy
 SMEARINGS = ("gaussian", "point")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ElectrostaticsResult:
     """What :func:`compute` returns. Quantities that were not asked for by their inputs are None.
 

@@ -7,7 +7,7 @@ Gradients follow from the field of M + M̃ with M̃ = (q^ind, ũ, 0), ũ = ½ (u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ _NO_NUMBERS = np.empty(0)
 _NO_MATRICES = np.empty((0, 3, 3))
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """Induced moments and what the second field pass needs.
 
     Attributes
@@ -73,15 +72,15 @@ def respond(
         source_dipoles, gradient_kappa, gradient_alpha, gradient_field,
     )  # fmt: skip
     return Response(
-        energy=energy,
-        cross=cross,
-        potentials=potentials,
-        fields=fields,
-        charges=None if charge_responses is None else induced,
-        dipoles=None if polarizabilities is None else induced_dipoles,
-        source_charges=induced,
-        source_dipoles=source_dipoles,
-        gradient_kappa=None if charge_responses is None else gradient_kappa,
-        gradient_alpha=None if polarizabilities is None else gradient_alpha,
-        gradient_field=gradient_field,
+        energy,
+        cross,
+        potentials,
+        fields,
+        None if charge_responses is None else induced,
+        None if polarizabilities is None else induced_dipoles,
+        induced,
+        source_dipoles,
+        None if charge_responses is None else gradient_kappa,
+        None if polarizabilities is None else gradient_alpha,
+        gradient_field,
     )
