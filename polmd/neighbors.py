@@ -103,6 +103,7 @@ class VerletList:
         self.builds = 0
         self.updates = 0
         self._pairs: PairList | None = None
+        self._basis, self._inverse = _IDENTITY, _IDENTITY
 
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> PairList:
         """All pairs closer than the cutoff, and more up to cutoff + skin; the same object until a rebuild is due."""
