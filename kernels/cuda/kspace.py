@@ -62,7 +62,8 @@ def structure_factor(rank: int, dtype: np.dtype, side: int = SIDE, parts: int = 
     nothing, zero = np.float64(0), kind(0)
 
     def structure_factor(fractions, sources, waves, structure):
-        where, what = cuda.shared.array(points, fraction), cuda.shared.array(room, number)
+        where = cuda.shared.array(points, fraction)  # one line each: the simulator tells arrays apart by line
+        what = cuda.shared.array(room, number)
         partial = cuda.shared.array(sums, types.float64)
         thread, n, nk = cuda.threadIdx.x, len(fractions), len(waves)
         part = thread // side
@@ -130,8 +131,10 @@ def fields(columns: int, both: bool, dtype: np.dtype, side: int = SIDE, parts: i
     nothing, zero = np.float64(0), kind(0)
 
     def fields(fractions, sources, waves, weights, structure, more, out):
-        numbers, s = cuda.shared.array(points, types.int32), cuda.shared.array(tile, number)
-        t, partial = cuda.shared.array(tile, number), cuda.shared.array(tile, types.float64)
+        numbers = cuda.shared.array(points, types.int32)
+        s = cuda.shared.array(tile, number)
+        t = cuda.shared.array(tile, number)
+        partial = cuda.shared.array(tile, types.float64)
         thread, n, nk = cuda.threadIdx.x, len(fractions), len(waves)
         part = thread // side
         lane = thread - part * side

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import cuda, types
-from polmd.kernels.cuda.compile import SHARED_MEMORY, Kernel, array, device, real, scalars
+from polmd.kernels.cuda.compile import Kernel, array, device, real, scalars
 from polmd.kernels.cuda.descriptor import functions
 from polmd.kernels.cuda.readout import AXIAL, SYMMETRIC, load3, load6, readout
 from polmd.kernels.layout import N_AXIAL, N_COMPONENTS, N_SYMMETRIC, N_TERMS, N_VECTOR, TILE, NetworkWeights
@@ -162,11 +162,6 @@ def places(spec: Spec, reverse: bool) -> Places:
 def shared_bytes(spec: Spec, dtype: np.dtype, reverse: bool) -> int:
     """Bytes of shared memory of a block."""
     return places(spec, reverse).size * np.dtype(dtype).itemsize
-
-
-def fits(spec: Spec, dtype: np.dtype) -> bool:
-    """Whether a block has the shared memory that the model needs."""
-    return max(shared_bytes(spec, dtype, reverse) for reverse in (False, True)) <= SHARED_MEMORY
 
 
 def _stages(spec: Spec, dtype: np.dtype, reverse: bool):

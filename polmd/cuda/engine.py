@@ -1,0 +1,433 @@
+"""One system on a GPU: its arrays, and the launches that turn positions into forces.
+
+All arrays stay on the device. :meth:`Engine.launch_forces` is always the same sequence of kernels with the same
+arguments, list rebuild included, so that a step can be recorded once and replayed (kernels/cuda/compile.py). The host
+looks at the flags when it fetches results: where a cell or a row of the list had too little room it makes room, and
+:meth:`Engine.evaluate` (or whoever replayed steps) repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, wave_numbers
+from polmd.electrostatics.fields import symmetric_matrices
+from polmd.errors import InputError, SimulationError
+from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs
+from polmd.kernels.cuda.compile import SHARED_MEMORY, SIMULATED, Kernel, Queue, unavailable
+from polmd.kernels.cuda.descriptor import CELLS, NEIGHBORS, REBUILD
+from polmd.model.file import Model
+from polmd.model.network import pack
+from polmd.neighbors import FARTHEST, complete_basis, require_finite
+from polmd.system import System
+
+#: Threads of a block in the simulator, where every one is a Python thread.
+_SIMULATED_BLOCK = 4
+#: Rows of the list have room for multiples of this.
+_ROOM = 32
+#: Most blocks of kernels whose threads go through all atoms.
+_MOST_BLOCKS = 1024
+
+
+def refuses(model: Model, precision: str) -> str | None:
+    """Why a model cannot be computed on a GPU, or None."""
+    architecture = model.header.architecture
+    if architecture.message_passing:
+        return f"model '{model.name}' has message passing, which is not available on a GPU: take device = \"cpu\""
+    dtype = _dtype(precision)
+    spec = network.spec_of(pack(model, dtype), architecture.max_l, architecture.max_nu)
+    needed = max(network.shared_bytes(spec, dtype, reverse) for reverse in (False, True))
+    if needed > SHARED_MEMORY:
+        advice = 'precision = "mixed" or ' if dtype.itemsize == 8 else ""
+        return (
+            f"model '{model.name}' needs {needed >> 10} KiB of shared memory on a GPU in this precision, more than the "
+            f'{SHARED_MEMORY >> 10} KiB that every GPU has: take {advice}device = "cpu"'
+        )
+    return None
+
+
+def _dtype(precision: str) -> np.dtype:
+    return np.dtype(np.float32 if precision == "mixed" else np.float64)
+
+
+class Engine:
+    """A model on the device, and the system that it was last given.
+
+    Parameters
+    ----------
+    model : without message passing
+    precision : "double", or "mixed": network and electrostatics in float32, sums, positions and forces in float64
+    skin : Å
+
+    Raises InputError where the device or the model cannot be used.
+    """
+
+    def __init__(self, model: Model, precision: str, skin: float) -> None:
+        reason = unavailable() or refuses(model, precision)
+        if reason is not None:
+            raise InputError(f'device = "cuda": {reason}')
+        architecture = model.header.architecture
+        self.model, self.cutoff, self.skin = model, model.cutoff, float(skin)
+        if not 0.0 <= self.skin < math.inf:
+            raise InputError(f"skin = {skin} Å: it must be a finite length, zero or more")
+        self.dtype = _dtype(precision)
+        weights = pack(model, self.dtype)
+        self.spec = network.spec_of(weights, architecture.max_l, architecture.max_nu)
+        self.queue = Queue()
+        self._weights = tuple(cuda.to_device(a) for a in network.lay_out(weights, self.spec))
+        self._index = {z: k for k, z in enumerate(model.elements)}
+        self.n = 0
+        self._numbers = np.empty(0, np.int64)
+        self._pbc = np.zeros(3, bool)
+        self._cell = np.zeros((3, 3))
+        self._electric_cell: np.ndarray | None = None
+        self._fixed: tuple[np.ndarray, WaveNumbers] | None = None
+        self._positions = np.empty((0, 3))
+        self.evaluations = 0
+
+    # ---- the system -------------------------------------------------------------------------------------------------
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """What the model predicts beyond energies."""
+        return tuple(self.model.header.predicts)
+
+    @property
+    def responds(self) -> bool:
+        """Whether there are induced moments."""
+        return bool({"charge_responses", "polarizabilities"} & set(self.predicts))
+
+    def block(self, threads: int) -> int:
+        """Threads of a block: few in the simulator."""
+        return min(threads, _SIMULATED_BLOCK) if SIMULATED else threads
+
+    def fix_wave_numbers(self, cell: np.ndarray | None, numbers: WaveNumbers | None) -> None:
+        """See :meth:`polmd.potential.MultipolePotential.fix_wave_numbers`."""
+        self._fixed = None if cell is None or numbers is None else (cell.copy(), numbers)
+        self._electric_cell = None
+
+    def load(self, system: System) -> bool:
+        """Take a system; True when anything but its positions and velocities has changed (recordings are void then)."""
+        changed = False
+        if not (np.array_equal(system.numbers, self._numbers) and np.array_equal(system.pbc, self._pbc)) or not self.n:
+            require_finite(system.positions, InputError)
+            self._allocate(system)
+            changed = True
+        if changed or not np.array_equal(system.cell, self._cell):
+            self._set_cell(system)
+            changed = True
+        if self.predicts and system.periodic and self._electric_cell is None:
+            self._set_waves(system.cell)
+            changed = True
+        if changed or not np.array_equal(system.positions, self._positions):
+            if not np.abs(system.positions).max(initial=0.0) < FARTHEST:
+                require_finite(system.positions, SimulationError)
+            self._positions = system.positions.copy()
+            self.positions.copy_to_device(self._positions, stream=self.queue.stream)
+        return changed
+
+    def _allocate(self, system: System) -> None:
+        """Arrays for a number of atoms."""
+        n, spec, number = len(system), self.spec, self.dtype
+        self.n, self._numbers, self._pbc = n, system.numbers.copy(), system.pbc.copy()
+        self._cell = np.full((3, 3), np.nan)
+        types = np.array([self._index[int(z)] for z in system.numbers], np.int32)
+        self.types = cuda.to_device(types)
+
+        def zeros(*shape: int, kind: Any = np.float64) -> Any:
+            return cuda.to_device(np.zeros(shape, kind))
+
+        self.positions, self.velocities, self.forces = zeros(n, 3), zeros(n, 3), zeros(n, 3)
+        self.reference, self._wrapped = zeros(n, 3), zeros(n, 3)
+        self._wraps, self._cells = zeros(n, 3, kind=np.int32), zeros(n, 3, kind=np.int32)
+        self.flags = zeros(neighbors.FLAGS, kind=np.int32)
+        self._allowed, self._square = zeros(1), zeros(1)
+        self._counts = zeros(n, kind=np.int32)
+        self._basis, self._grid, self._scale = zeros(2, 3, 3), zeros(9, kind=np.int32), zeros(6)
+        self._starts = zeros(n, spec.nz + 1, kind=np.int32)
+        self._moments, self._first = zeros(n, spec.rows * spec.nl, kind=number), zeros(n, spec.n_first, kind=number)
+        self._hidden = zeros(n, max(1, 12 * spec.nh), kind=number)
+        self.predictions, self.own, self.virial = zeros(n, network.N_PREDICTIONS), zeros(n, 3), zeros(n, 9)
+        seeds = np.zeros((n, network.N_PREDICTIONS))
+        seeds[:, network.ENERGY] = 1.0
+        self.seeds = cuda.to_device(seeds)
+        self.results, self.energies, self.moment_virial = zeros(n, moments.N_RESULTS), zeros(n, 1), zeros(n, 9)
+        single = number.itemsize == 4
+        self._fractions = zeros(n, 3, kind=np.int64 if single else np.float64)
+        self._sources, self._more = zeros(n, 10, kind=number), zeros(n, 4, kind=number)
+        self.fields, self.low, self.induced = zeros(n, 13), zeros(n, 10), zeros(n, 4)
+        self._lattice, self._inverse, self._constants = zeros(3, 3), zeros(3, 3), zeros(4)
+        self._sigma = cuda.to_device(np.array([self.model.header.electrostatics.sigma_A], number))
+        self._waves: Any = None
+        self.sums = zeros(64)
+        self._room, self._capacity, self._n_cells = 8, 0, 0
+        self._electric_cell = None
+        self._make_list_room(_ROOM)
+
+    def _make_list_room(self, capacity: int) -> None:
+        self._capacity, n, number = -(-capacity // _ROOM) * _ROOM, self.n, self.dtype
+        shape = (n, self._capacity)
+        self._neighbors, self._mirrors, self.edge_of = (cuda.to_device(np.zeros(shape, np.int32)) for _ in range(3))
+        self._shifts = cuda.to_device(np.zeros((*shape, 3), np.int32))
+        self.vectors, self.slopes = (cuda.to_device(np.zeros((*shape, 3), number)) for _ in range(2))
+
+    def _make_cell_room(self) -> None:
+        self._members = cuda.to_device(np.zeros(self._n_cells, np.int32))
+        self._atoms = cuda.to_device(np.zeros((self._n_cells, self._room), np.int32))
+
+    def _set_cell(self, system: System) -> None:
+        """Lattice, grid of cells and constants of the electrostatics; the list is out of date."""
+        self._cell = system.cell.copy()
+        basis = complete_basis(system.cell, system.pbc)
+        longest = self.cutoff + self.skin
+        grid, scale, self._n_cells = neighbors.plan_grid(system.positions, basis, system.pbc, longest)
+        self._make_cell_room()
+        stream = self.queue.stream
+        self._basis.copy_to_device(np.stack([basis, np.linalg.inv(basis)]), stream=stream)
+        self._grid.copy_to_device(grid, stream=stream)
+        self._scale.copy_to_device(scale, stream=stream)
+        self._allowed.copy_to_device(np.array([0.25 * self.skin**2]), stream=stream)
+        self._square.copy_to_device(np.array([longest**2]), stream=stream)
+        self.cell = cuda.to_device(np.ascontiguousarray(basis))
+        self.rebuild_list()
+        settings = self.model.header.electrostatics
+        removed = -1.0 if settings.remove_self_interaction else 0.0
+        sign = removed if system.periodic else 1.0 + removed
+        c = sign * settings.norm_factor / (2 * np.pi) ** 1.5
+        s = settings.sigma_A
+        self.self_terms = c / s, c / (3 * s**3), c / (10 * s**5)
+        prefactor = 1.0 if system.periodic else settings.norm_factor / (2 * np.pi)
+        self._constants.copy_to_device(np.array([prefactor, *self.self_terms]), stream=stream)
+        self.periodic = system.periodic
+        if not system.periodic:
+            self._lattice.copy_to_device(np.eye(3), stream=stream)
+        elif self.predicts:
+            missing = [axis for axis, vector in zip("abc", system.cell, strict=True) if not vector.any()]
+            if missing:
+                raise InputError(
+                    f"lattice vector {', '.join(missing)} is zero: with any periodic axis the electrostatics is periodic "
+                    "in three dimensions and needs a full cell (a slab needs one with vacuum)"
+                )
+            if self._waves is not None and self._fixed is not None:
+                self._set_waves(system.cell)
+            else:
+                self._electric_cell = None
+        self.queue.synchronize()
+
+    def _set_waves(self, cell: np.ndarray) -> None:
+        """Wave vectors and weights of a cell."""
+        settings = self.model.header.electrostatics
+        numbers = self._fixed[1] if self._fixed is not None else wave_numbers(cell, settings.dl_A)
+        if self._waves is None or self.numbers is not numbers:
+            self.numbers = numbers
+            nk = len(numbers.n)
+            if 8 * 8 * nk > MEMORY_LIMIT:
+                raise InputError(f"the reciprocal sum over {nk} wave vectors does not fit: take a smaller cell")
+            self._waves = cuda.to_device(np.ascontiguousarray(numbers.n, np.int32))
+            self.structure, self.more = cuda.to_device(np.zeros((2, nk))), cuda.to_device(np.zeros((2, nk)))
+        vectors = numbers.vectors(cell)
+        k2 = (vectors**2).sum(0)
+        weights = 4 * settings.norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * settings.sigma_A**2 * k2) / k2
+        self._weights_of_waves = cuda.to_device(weights.astype(self.dtype))
+        self._exact_weights = cuda.to_device(weights)
+        self._vectors = cuda.to_device(np.ascontiguousarray(vectors.T))
+        self._exact_sigma = cuda.to_device(np.array([settings.sigma_A]))
+        inverse = np.linalg.inv(cell)
+        self._inverse.copy_to_device(inverse, stream=self.queue.stream)
+        self._lattice.copy_to_device(2 * np.pi * inverse, stream=self.queue.stream)
+        self.queue.synchronize()
+        self._electric_cell = cell.copy()
+
+    # ---- launches ---------------------------------------------------------------------------------------------------
+
+    def _flat(self, kernel: Kernel, count: int, *arguments: Any) -> None:
+        """A kernel with one thread for each of ``count``."""
+        most = 2 if SIMULATED else _MOST_BLOCKS
+        self.queue.launch(kernel, min(most, -(-count // kernel.block)), *arguments)
+
+    def launch_list(self) -> None:
+        """Bring the neighbour list up to date where it is not."""
+        b, n = self.block, self.n
+        self._flat(neighbors.check(b(128)), n, self.positions, self.reference, self._allowed, self._members, self.flags)
+        self._flat(
+            neighbors.sort_atoms(b(128)), n, self.positions, self._basis, self._grid, self._scale, self.reference,
+            self._wrapped, self._wraps, self._cells, self._members, self._atoms, self.flags,
+        )  # fmt: skip
+        self._flat(neighbors.order_atoms(b(64)), self._n_cells, self._members, self._atoms, self.flags)
+        self._flat(
+            neighbors.find_pairs(b(64)), n, self._basis, self._grid, self._square, self._wrapped, self._wraps, self._cells,
+            self._members, self._atoms, self._counts, self._neighbors, self._shifts, self.flags,
+        )  # fmt: skip
+        self._flat(
+            neighbors.find_mirrors(b(128)), n * self._capacity, self._counts, self._neighbors, self._shifts, self.flags,
+            self._mirrors,
+        )  # fmt: skip
+
+    def launch_network(self) -> None:
+        """Edges and predictions."""
+        b, spec, number = self.block, self.spec, self.dtype
+        self.queue.launch(
+            descriptor.find_edges(spec.nz, self.cutoff, self._capacity, number, b(32)), self.n, self.positions, self.cell,
+            self.types, self._counts, self._neighbors, self._shifts, self.vectors, self._starts, self.edge_of, self.flags,
+        )  # fmt: skip
+        self.queue.launch(
+            network.forward(spec, number, b(64)), self.n, self.types, self.vectors, self._starts, *self._weights,
+            self._moments, self._first, self._hidden, self.predictions,
+        )  # fmt: skip
+
+    def launch_structure(self, sources: Any, structure: Any, rank: int) -> None:
+        """Structure factors of sources in lattice coordinates."""
+        side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
+        kernel = kspace.structure_factor(rank, self.dtype, side, parts)
+        grid = -(-len(self.numbers.n) // side)
+        self.queue.launch(kernel, grid, self._fractions, sources, self._waves, structure)
+
+    def launch_fields(self, columns: int, both: bool) -> None:
+        """Fields of the permanent sources, with ``both`` and the induced ones."""
+        if not self.periodic:
+            kernel: Kernel = pairs.all_pairs(columns, both, self.dtype, self.block(64))
+            self.queue.launch(kernel, self.n, self.positions, self._sources, self._more, self._sigma, self.fields)
+            return
+        side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
+        kernel = kspace.fields(columns, both, self.dtype, side, parts)
+        self.queue.launch(
+            kernel, -(-self.n // side), self._fractions, self._sources, self._waves, self._weights_of_waves, self.structure,
+            self.more, self.fields,
+        )  # fmt: skip
+
+    def launch_sources(self) -> None:
+        """The permanent moments as sources, and their structure factors."""
+        b = self.block
+        if self.periodic:
+            self._flat(moments.pack_fractions(self.dtype, b(128)), self.n, self.positions, self._inverse, self._fractions)
+        self._flat(moments.pack_sources(self.dtype, b(64)), self.n, self.predictions, self._lattice, self._sources)
+        if self.periodic:
+            self.launch_structure(self._sources, self.structure, 2)
+
+    def launch_electrostatics(self) -> None:
+        """Long-range energies and forces, seeds of the network."""
+        b, n = self.block, self.n
+        self.launch_sources()
+        self.launch_fields(10 if self.responds else 13, False)
+        self._flat(
+            moments.respond(self.dtype, b(64)), n, self.predictions, self.fields, self._lattice, self._constants, self.low,
+            self.results, self.induced, self._more, self.seeds, self.energies,
+        )  # fmt: skip
+        if self.responds:
+            if self.periodic:
+                self.launch_structure(self._more, self.more, 1)
+            self.launch_fields(13, True)
+        self._flat(
+            moments.finish(b(64)), n, self.predictions, self._lattice, self._constants, self.fields, self.low, self.induced,
+            self.results, self.seeds, self.energies, self.moment_virial,
+        )  # fmt: skip
+
+    def launch_reverse(self, seeds: Any, results: Any, forces: Any) -> None:
+        """Forces of Σ seeds · predictions, plus the columns of forces of ``results``."""
+        b = self.block
+        self.queue.launch(
+            network.reverse(self.spec, self.dtype, b(64)), self.n, self.types, self.vectors, self._starts, *self._weights,
+            self._moments, self._first, self._hidden, seeds, self.slopes, self.own, self.virial,
+        )  # fmt: skip
+        self.queue.launch(
+            integrate.gather_forces(self.dtype, b(32)), self.n, self._counts, self._neighbors, self._mirrors, self.edge_of,
+            self.slopes, self.own, results, forces,
+        )  # fmt: skip
+
+    def launch_forces(self) -> None:
+        """Everything from positions to forces."""
+        self.launch_list()
+        self.launch_network()
+        if self.predicts:
+            self.launch_electrostatics()
+        self.launch_reverse(self.seeds, self.results, self.forces)
+
+    # ---- results ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, system: System) -> None:
+        """Forces of a system, on the device."""
+        self.load(system)
+        while True:
+            self.launch_forces()
+            self.evaluations += 1
+            if self.make_room():
+                return
+            self.rebuild_list()
+
+    def make_room(self) -> bool:
+        """True when the list had room for all pairs; otherwise there is room now, and what was computed is void."""
+        flags = self.fetch(self.flags)
+        if flags[CELLS] == 0 and flags[NEIGHBORS] == 0:
+            return True
+        if flags[CELLS]:
+            self._room = int(flags[CELLS]) + 4
+            self._make_cell_room()
+        if flags[NEIGHBORS]:
+            capacity = int(1.1 * flags[NEIGHBORS]) + 1
+            if self.n * capacity > 2**31 - 1:
+                raise InputError(f"lists of {flags[NEIGHBORS]} neighbours an atom do not fit: check the units of the cell")
+            self._make_list_room(capacity)
+        flags[CELLS] = flags[NEIGHBORS] = 0
+        self.set_flags(flags)
+        return False
+
+    def rebuild_list(self) -> None:
+        """Have the list built by the next evaluation."""
+        flags = self.fetch(self.flags)
+        flags[REBUILD] = 1
+        self.set_flags(flags)
+
+    def restore_list(self, system: System, reference: np.ndarray) -> None:
+        """Build the list from other positions than those of the system, as it was built before."""
+        before = system.copy()
+        before.positions[:] = reference
+        self.load(before)
+        while True:
+            self.rebuild_list()
+            self.launch_list()
+            if self.make_room():
+                break
+        flags = self.fetch(self.flags)
+        flags[REBUILD] = 0
+        self.set_flags(flags)
+
+    def set_flags(self, flags: np.ndarray) -> None:
+        """Write the flags."""
+        self.flags.copy_to_device(np.ascontiguousarray(flags, np.int32), stream=self.queue.stream)
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """A copy on the host of what an array holds when all that was launched is done."""
+        return self.fetch_all([array])[0]
+
+    def fetch_all(self, arrays: list[Any]) -> list[np.ndarray]:
+        """Copies of several arrays: started together, waited for once, through memory that the device writes itself."""
+        found = []
+        for array in arrays:
+            host = cuda.pinned_array(array.shape, array.dtype)
+            array.copy_to_host(host, stream=self.queue.stream)
+            found.append(host)
+        self.queue.synchronize()
+        return found
+
+    def total(self, values: Any) -> np.ndarray:
+        """Σ over atoms of the columns of an array (n, m)."""
+        m = values.shape[1]
+        self.queue.launch(moments.sum_columns(self.block(256)), m, values, self.sums)
+        return self.fetch(self.sums)[:m]
+
+    def strain_gradient(self) -> np.ndarray:
+        """dE/dstrain (3, 3), eV, of the last evaluation."""
+        strain = self.total(self.virial).reshape(3, 3)
+        if self.predicts and self.periodic:
+            strain = strain + self.total(self.moment_virial).reshape(3, 3)
+            self.queue.launch(
+                kspace.strain_sums(self.block(256)), 1, self._vectors, self._exact_sigma, self._exact_weights, self.structure,
+                self.more, self.sums,
+            )  # fmt: skip
+            sums = self.fetch(self.sums)[:7]
+            strain = strain + symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)
+        return strain

@@ -1,0 +1,131 @@
+"""The polarizable-multipole potential on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from polmd.cuda.engine import Engine, refuses
+from polmd.errors import InputError
+from polmd.kernels.cuda import moments, network
+from polmd.kernels.cuda.descriptor import BUILDS
+from polmd.model.file import Model
+from polmd.potential import MultipolePotential, Result
+from polmd.system import System
+
+
+class CudaPotential(MultipolePotential):
+    """:class:`polmd.potential.MultipolePotential` with everything computed on a GPU.
+
+    Precision "mixed" is float32 for network and electrostatics, with sums, positions and forces in float64. Periodic
+    boundaries take the direct sum: ``method = "mesh"`` is refused. Models with message passing are.
+    """
+
+    def __init__(
+        self,
+        model: Model | str,
+        device: str = "cuda",
+        precision: str = "double",
+        *,
+        skin: float = 1.0,
+        method: str = "direct",
+        tolerance: float = 1e-5,
+    ) -> None:
+        self._prepare(model, "cuda", precision, method, tolerance)
+        reason = self.refuses(self.model, precision, method)
+        if reason is not None:
+            raise InputError(f'device = "cuda": {reason}')
+        self.engine = Engine(self.model, precision, skin)
+        self._updates = 0
+
+    @classmethod
+    def refuses(cls, model: Model, precision: str, method: str) -> str | None:
+        """Why a GPU cannot compute a model with these options, or None."""
+        if method == "mesh":
+            return 'electrostatics.method = "mesh" is not available on a GPU: take "direct" or "auto", or device = "cpu"'
+        return refuses(model, precision)
+
+    def compute(self, system: System, *, stress: bool = False, **response: Any) -> Result:
+        """See :meth:`polmd.potential.MultipolePotential.compute`."""
+        _, constant = self._atom_types(system)
+        engine = self.engine
+        engine.evaluate(system)
+        self._updates += 1
+        found = engine.fetch_all([engine.forces, engine.predictions, engine.energies, engine.results, engine.induced])
+        forces, predictions, energies, results, _ = found
+        local, predicts = predictions[:, network.ENERGY], self.model.header.predicts
+        energy = float(local.sum()) + float(energies.sum()) + constant
+        if not np.isfinite(energy):
+            self._explain(system)
+        full_stress = None
+        if stress and system.periodic:
+            strain = engine.strain_gradient()
+            full_stress = 0.5 * (strain + strain.T) / system.volume
+        n, options = len(system), {}
+        for name, start, shape in _COLUMNS:
+            if name in predicts:
+                columns = predictions[:, start : start + int(np.prod(shape, dtype=int))]
+                options[name] = np.ascontiguousarray(columns).reshape(n, *shape)
+        if predicts:
+            options["potentials"] = results[:, moments.PHI].copy()
+            options["fields"] = results[:, moments.FIELD : moments.FIELD + 3].copy()
+        if "charge_responses" in predicts:
+            options["induced_charges"] = results[:, moments.INDUCED_CHARGE].copy()
+        if "polarizabilities" in predicts:
+            options["induced_dipoles"] = results[:, moments.INDUCED_DIPOLE : moments.INDUCED_DIPOLE + 3].copy()
+        return Result(
+            energy=energy,
+            forces=np.array(forces),
+            stress=full_stress,
+            atomic_energies=local.copy(),
+            long_range_energy=float(energies.sum()),
+            **options,
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What fixes the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""
+        engine = self.engine
+        state = {"builds": np.array(0), "updates": np.array(self._updates)}
+        if engine.n:
+            flags, reference = engine.fetch_all([engine.flags, engine.reference])
+            state["builds"] = np.array(int(flags[BUILDS]))
+            state |= {"positions": np.array(reference), "cell": engine._cell.copy(), "pbc": engine._pbc.copy()}
+            state["numbers"] = engine._numbers.copy()
+        return state | self._fixed_state()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from :meth:`state`."""
+        self._restore_waves(state)
+        self._updates = int(state["updates"])
+        if "positions" in state:
+            n = len(state["positions"])
+            zero, one = np.zeros((n, 3)), np.ones(n)
+            system = System(
+                np.array(state["numbers"]), np.array(state["positions"]), np.array(state["cell"]), np.array(state["pbc"]),
+                one, zero,
+            )  # fmt: skip
+            self.engine.restore_list(system, system.positions)
+            flags = self.engine.fetch(self.engine.flags)
+            flags[BUILDS] = int(state["builds"])
+            self.engine.set_flags(flags)
+
+    def fix_wave_numbers(self, cell: np.ndarray | None) -> None:
+        """See :meth:`polmd.potential.MultipolePotential.fix_wave_numbers`."""
+        super().fix_wave_numbers(cell)
+        self.engine.fix_wave_numbers(self._fixed_cell, self._fixed_waves)
+
+    def mesh_error(self, system: System) -> float:
+        """Zero: the direct sum is used."""
+        return 0.0
+
+
+#: Quantities of the model: first column of the predictions, shape.
+_COLUMNS: tuple[tuple[str, int, tuple[int, ...]], ...] = (
+    ("charges", network.CHARGE, ()),
+    ("dipoles", network.DIPOLE, (3,)),
+    ("quadrupoles", network.QUADRUPOLE, (3, 3)),
+    ("charge_responses", network.KAPPA, ()),
+    ("polarizabilities", network.ALPHA, (3, 3)),
+)
