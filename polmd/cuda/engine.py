@@ -19,7 +19,7 @@ from polmd.electrostatics.fields import symmetric_matrices
 from polmd.errors import InputError, SimulationError
 from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs
 from polmd.kernels.cuda.compile import SHARED_MEMORY, SIMULATED, Kernel, Queue, unavailable
-from polmd.kernels.cuda.descriptor import CELLS, NEIGHBORS, REBUILD
+from polmd.kernels.cuda.descriptor import BUILDS, CELLS, NEIGHBORS, REBUILD
 from polmd.model.file import Model
 from polmd.model.network import pack
 from polmd.neighbors import FARTHEST, complete_basis, require_finite
@@ -87,7 +87,7 @@ class Engine:
         self._electric_cell: np.ndarray | None = None
         self._fixed: tuple[np.ndarray, WaveNumbers] | None = None
         self._positions = np.empty((0, 3))
-        self.evaluations = 0
+        self.epoch = 0  # counts what voids a recording: new arrays
 
     # ---- the system -------------------------------------------------------------------------------------------------
 
@@ -110,8 +110,8 @@ class Engine:
         self._fixed = None if cell is None or numbers is None else (cell.copy(), numbers)
         self._electric_cell = None
 
-    def load(self, system: System) -> bool:
-        """Take a system; True when anything but its positions and velocities has changed (recordings are void then)."""
+    def load(self, system: System) -> None:
+        """Take a system: what has changed since the last one goes to the device."""
         changed = False
         if not (np.array_equal(system.numbers, self._numbers) and np.array_equal(system.pbc, self._pbc)) or not self.n:
             require_finite(system.positions, InputError)
@@ -128,7 +128,7 @@ class Engine:
                 require_finite(system.positions, SimulationError)
             self._positions = system.positions.copy()
             self.positions.copy_to_device(self._positions, stream=self.queue.stream)
-        return changed
+        self.epoch += changed
 
     def _allocate(self, system: System) -> None:
         """Arrays for a number of atoms."""
@@ -353,7 +353,6 @@ class Engine:
         self.load(system)
         while True:
             self.launch_forces()
-            self.evaluations += 1
             if self.make_room():
                 return
             self.rebuild_list()
@@ -373,7 +372,12 @@ class Engine:
             self._make_list_room(capacity)
         flags[CELLS] = flags[NEIGHBORS] = 0
         self.set_flags(flags)
+        self.epoch += 1
         return False
+
+    def take_positions(self, positions: np.ndarray) -> None:
+        """What the positions on the device are, when they were moved there."""
+        self._positions = positions.copy()
 
     def rebuild_list(self) -> None:
         """Have the list built by the next evaluation."""
@@ -381,8 +385,8 @@ class Engine:
         flags[REBUILD] = 1
         self.set_flags(flags)
 
-    def restore_list(self, system: System, reference: np.ndarray) -> None:
-        """Build the list from other positions than those of the system, as it was built before."""
+    def restore_list(self, system: System, reference: np.ndarray, builds: int) -> None:
+        """The list of a system as it was built from other positions, as build number ``builds``."""
         before = system.copy()
         before.positions[:] = reference
         self.load(before)
@@ -392,7 +396,7 @@ class Engine:
             if self.make_room():
                 break
         flags = self.fetch(self.flags)
-        flags[REBUILD] = 0
+        flags[REBUILD], flags[BUILDS] = 0, builds
         self.set_flags(flags)
 
     def set_flags(self, flags: np.ndarray) -> None:

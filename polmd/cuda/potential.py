@@ -49,12 +49,19 @@ class CudaPotential(MultipolePotential):
 
     def compute(self, system: System, *, stress: bool = False, **response: Any) -> Result:
         """See :meth:`polmd.potential.MultipolePotential.compute`."""
+        if any(value is not None and value is not False for value in response.values()):
+            raise InputError('Born charges and currents are not available on a GPU: take device = "cpu"')
+        self._atom_types(system)
+        self.engine.evaluate(system)
+        return self.collect(system, stress=stress)
+
+    def collect(self, system: System, *, stress: bool = False) -> Result:
+        """The result of the last evaluation, which was that of ``system``."""
         _, constant = self._atom_types(system)
         engine = self.engine
-        engine.evaluate(system)
         self._updates += 1
-        found = engine.fetch_all([engine.forces, engine.predictions, engine.energies, engine.results, engine.induced])
-        forces, predictions, energies, results, _ = found
+        found = engine.fetch_all([engine.forces, engine.predictions, engine.energies, engine.results])
+        forces, predictions, energies, results = found
         local, predicts = predictions[:, network.ENERGY], self.model.header.predicts
         energy = float(local.sum()) + float(energies.sum()) + constant
         if not np.isfinite(energy):
@@ -106,10 +113,7 @@ class CudaPotential(MultipolePotential):
                 np.array(state["numbers"]), np.array(state["positions"]), np.array(state["cell"]), np.array(state["pbc"]),
                 one, zero,
             )  # fmt: skip
-            self.engine.restore_list(system, system.positions)
-            flags = self.engine.fetch(self.engine.flags)
-            flags[BUILDS] = int(state["builds"])
-            self.engine.set_flags(flags)
+            self.engine.restore_list(system, system.positions, int(state["builds"]))
 
     def fix_wave_numbers(self, cell: np.ndarray | None) -> None:
         """See :meth:`polmd.potential.MultipolePotential.fix_wave_numbers`."""
