@@ -26,6 +26,9 @@ cli_analysis.register(app)
 Input = Annotated[Path, typer.Argument(help="input.toml", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory, in place of the one in the input.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="At most this many steps in every stage.")]
+Device = Annotated[
+    Literal["cpu", "cuda", "auto"] | None, typer.Option("--device", help="Where to compute, in place of model.device.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -49,6 +52,7 @@ def run(
         float | None, typer.Option("--max-hours", min=0.0, help="Wall-clock limit, in place of limits.max_hours.")
     ] = None,
     replica: Annotated[int | None, typer.Option("--replica", min=0, help="Run only this replica, from 0.")] = None,
+    device: Device = None,
 ) -> None:
     """Run the stages of an input.
 
@@ -63,16 +67,19 @@ def run(
     config = _config(input_file, out, steps)
     if max_hours is not None:
         config = config.with_max_hours(max_hours)
+    if device is not None:
+        config = config.with_device(device)
     console = Console(highlight=False, soft_wrap=True)
     raise typer.Exit(run_input(config, console, resume=resume, overwrite=overwrite, replica=replica))
 
 
 @app.command()
-def check(input_file: Input, out: Out = None, steps: Steps = None) -> None:
+def check(input_file: Input, out: Out = None, steps: Steps = None, device: Device = None) -> None:
     """Do everything but the run: atoms, model, first energy, memory, expected speed. Writes nothing."""
     from polmd.check import check_run
 
-    for line in check_run(_config(input_file, out, steps)):
+    config = _config(input_file, out, steps)
+    for line in check_run(config if device is None else config.with_device(device)):
         typer.echo(line)
 
 
@@ -273,6 +280,15 @@ def electrostatics(
     if out is not None:
         write(out, with_results(atoms, result), format="extxyz")
         typer.echo(f"written to {out}")
+
+
+@app.command("info")
+def system_info() -> None:
+    """Show versions, processor, threads, and the devices that can be used."""
+    from polmd.info import lines
+
+    for line in lines():
+        typer.echo(line)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from polmd.errors import InputError
 
 if TYPE_CHECKING:
+    from polmd.dynamics.integrators import Integrator
     from polmd.potential import MultipolePotential
 
 #: What ``device`` may be: a backend, or "auto", a GPU where one can be used, and else the CPU.
@@ -26,11 +27,13 @@ class Backend:
     Attributes
     ----------
     potential : module and name of the potential's class
+    resident : module and name of the function that makes an integrator one of the device
     unavailable : why it cannot be used here and what to do about it, or None
     describe : name of the device for logs and tables
     """
 
     potential: tuple[str, str]
+    resident: tuple[str, str] | None
     unavailable: Callable[[], str | None]
     describe: Callable[[], str]
 
@@ -45,6 +48,7 @@ def _cuda_unavailable() -> str | None:
 
 def _cuda_name() -> str:
     from numba import cuda
+
     from polmd.kernels.cuda.compile import SIMULATED
 
     if SIMULATED:
@@ -73,8 +77,10 @@ def cpu_name() -> str:
 
 
 _BACKENDS = {
-    "cpu": Backend(("polmd.potential", "MultipolePotential"), lambda: None, cpu_name),
-    "cuda": Backend(("polmd.cuda.potential", "CudaPotential"), _cuda_unavailable, _cuda_name),
+    "cpu": Backend(("polmd.potential", "MultipolePotential"), None, lambda: None, cpu_name),
+    "cuda": Backend(
+        ("polmd.cuda.potential", "CudaPotential"), ("polmd.cuda.dynamics", "resident"), _cuda_unavailable, _cuda_name
+    ),
 }
 
 
@@ -104,6 +110,21 @@ def unavailable(name: str) -> str | None:
 def describe(name: str) -> str:
     """The device of a backend in words."""
     return _BACKENDS[name].describe()
+
+
+def resident(name: str, integrator: Integrator) -> tuple[Integrator, str]:
+    """The integrator that runs on a backend, and what a log should say about it. Where the backend has none of this kind it is
+    the same one: it moves the atoms on the host, with forces from the device."""
+    place = _BACKENDS[name].resident
+    if place is None:
+        return integrator, ""
+    found = getattr(import_module(place[0]), place[1])(integrator)
+    if found is integrator:
+        return (
+            found,
+            f"{name} computes the forces, atoms are moved on the host: positions and forces cross in every step",
+        )
+    return found, f"{name} does the whole step"
 
 
 def potential_class(name: str) -> type[MultipolePotential]:

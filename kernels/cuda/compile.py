@@ -392,7 +392,14 @@ def report(kernel: Kernel, architecture: tuple[int, int]) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(text)
-        command = [path, "-v", f"-arch=sm_{architecture[0]}{architecture[1]}", source, "-o", Path(folder) / "kernel.cubin"]
+        command = [
+            path,
+            "-v",
+            f"-arch=sm_{architecture[0]}{architecture[1]}",
+            source,
+            "-o",
+            Path(folder) / "kernel.cubin",
+        ]
         said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stderr
 
     def number(pattern: str) -> int:

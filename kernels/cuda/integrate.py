@@ -87,7 +87,7 @@ def kick_drift_noise(block: int = 128) -> Kernel:
     key                                                   (2,)        int64                  in, two words of 32 bits
     counter                                               (2,)        int64                  in, steps done, steps of the chunk
     noise                                                 (n, 3)      float64  Å/fs          out
-    partial                                               (blocks, 4) float64                out, Σ m·noise and Σ m of free atoms
+    partial                                               (blocks, 4) float64                out, Σ m·noise, Σ m of free atoms
 
     ξ of atom i in step t: normal numbers from philox(i, t, 0) under the key.
     """
@@ -122,9 +122,7 @@ def kick_drift_noise(block: int = 128) -> Kernel:
                 total += s[4 * k + c]
             partial[cuda.blockIdx.x, c] = total
 
-    return Kernel(
-        kick_drift_noise, (_F2, _F2, _F2, _F, _F, _F, _F, _L, _L, _F2, _F2), _DOUBLE, block, occupancy=0.25
-    )
+    return Kernel(kick_drift_noise, (_F2, _F2, _F2, _F, _F, _F, _F, _L, _L, _F2, _F2), _DOUBLE, block, occupancy=0.25)
 
 
 @functools.cache
@@ -139,9 +137,7 @@ def ornstein_uhlenbeck(block: int = 128) -> Kernel:
     gained                                 (n, 1)       float64  amu Å²/fs²  in/out, kinetic energy that this added, summed up
     """
 
-    def ornstein_uhlenbeck(
-        positions, velocities, noise, partial, masses, inverse_masses, constants, remove, gained
-    ):
+    def ornstein_uhlenbeck(positions, velocities, noise, partial, masses, inverse_masses, constants, remove, gained):
         shift = cuda.shared.array(4, types.float64)
         thread = cuda.threadIdx.x
         for c in range(thread, 4, cuda.blockDim.x):

@@ -24,7 +24,6 @@ FLAGS = 5
 _DOUBLE = np.dtype(np.float64)
 _F, _F2 = array(types.float64), array(types.float64, 2)
 _I, _I2, _I3 = array(types.int32), array(types.int32, 2), array(types.int32, 3)
-_ = BAD
 
 
 @functools.cache
@@ -83,11 +82,11 @@ def sort_atoms(block: int = 128) -> Kernel:
                 f += positions[i, 2] * basis[1, 2, axis]
                 if not -1e9 < f < 1e9:  # the step has failed, and is found out when the host looks
                     f, flags[BAD] = 0.0, 1
-                wrap = int(math.floor(f)) if grid[6 + axis] != 0 else 0
+                wrap = math.floor(f) if grid[6 + axis] != 0 else 0
                 wraps[i, axis] = wrap
                 for c in range(3):
                     wrapped[i, c] -= wrap * basis[0, axis, c]
-                place = int(math.floor((f - wrap - scale[axis]) * scale[3 + axis]))
+                place = math.floor((f - wrap - scale[axis]) * scale[3 + axis])
                 place = max(0, min(place, grid[axis] - 1))
                 cells[i, axis] = place
                 index = index * grid[axis] + place

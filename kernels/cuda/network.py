@@ -171,7 +171,7 @@ def _stages(spec: Spec, dtype: np.dtype, reverse: bool):
     geometry, monomials, radial = edge.geometry, edge.monomials, edge.radial
     silu, sigmoid, dot, trace_product = p.silu, p.sigmoid, p.dot, p.trace_product
     l3, l6 = device(load3, dtype), device(load6, dtype)
-    nl, nc, nh, nr, rows, n_first = spec.nl, spec.nc, spec.nh, spec.nr, spec.rows, spec.n_first
+    nl, nc, nh, nr, rows = spec.nl, spec.nc, spec.nh, spec.nr, spec.rows
     readouts, h0, h1 = spec.readouts, spec.h0, spec.h1
     levels, A_OUT, S_READOUT = spec.max_l + 1, spec.polarizability_output, spec.scalar_readout
     MOMENTS, FIRST, LAYERS, VALUES, HIDDEN, HEADS = at.moments, at.first, at.layers, at.values, at.hidden, at.heads
@@ -307,7 +307,7 @@ def forward(spec: Spec, dtype: np.dtype, block: int = 64) -> Kernel:
     GATE, SIGMA = HEADS + 3 * nh, HEADS + 6 * nh
     charge_scale, kappa_scale, third = kind(spec.charge_scale), kind(spec.charge_response_scale), kind(1.0 / 3.0)
     zero, spent = kind(0), 12 * nh
-    nz, Q_READOUT, S_READOUT = spec.nz, spec.charge_readout, spec.scalar_readout
+    nz, Q_READOUT = spec.nz, spec.charge_readout
     K_OUT, U_OUT = spec.charge_response_output, spec.dipole_output
     A_OUT, M_OUT = spec.polarizability_output, spec.quadrupole_output
     POSITIVE_A, POSITIVE_K, TRACELESS = spec.make_alpha_positive, spec.make_kappa_positive, spec.make_quad_traceless

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from polmd.bench.cases import Case, Cases, Structures, model_path
 from polmd.bench.peers import measure_peer
 from polmd.bench.timing import NotHere, Timing, kernel_clock, measure
+from polmd.device import cpu_name as device
 from polmd.model.file import Model, load_model
 from polmd.system import System
 
@@ -78,21 +78,6 @@ def write_csv(rows: list[Row], path: Path) -> None:
         for row in rows:
             values = (getattr(row, name) for name in names)
             writer.writerow(["" if v != v else f"{v:.5g}" if isinstance(v, float) else v for v in values])
-
-
-def device() -> str:
-    """Name of the processor and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    from llvmlite.binding import get_host_cpu_name
-
-    return f"{name} ({get_host_cpu_name()}), {len(os.sched_getaffinity(0))} cores"
 
 
 def _with_ratios(rows: list[Row]) -> list[Row]:

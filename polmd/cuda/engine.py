@@ -163,6 +163,7 @@ class Engine:
         self._lattice, self._inverse, self._constants = zeros(3, 3), zeros(3, 3), zeros(4)
         self._sigma = cuda.to_device(np.array([self.model.header.electrostatics.sigma_A], number))
         self._waves: Any = None
+        self.numbers: WaveNumbers | None = None
         self.sums = zeros(64)
         self._room, self._capacity, self._n_cells = 8, 0, 0
         self._electric_cell = None
@@ -283,6 +284,7 @@ class Engine:
         """Structure factors of sources in lattice coordinates."""
         side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
         kernel = kspace.structure_factor(rank, self.dtype, side, parts)
+        assert self.numbers is not None
         grid = -(-len(self.numbers.n) // side)
         self.queue.launch(kernel, grid, self._fractions, sources, self._waves, structure)
 
@@ -303,7 +305,9 @@ class Engine:
         """The permanent moments as sources, and their structure factors."""
         b = self.block
         if self.periodic:
-            self._flat(moments.pack_fractions(self.dtype, b(128)), self.n, self.positions, self._inverse, self._fractions)
+            self._flat(
+                moments.pack_fractions(self.dtype, b(128)), self.n, self.positions, self._inverse, self._fractions
+            )
         self._flat(moments.pack_sources(self.dtype, b(64)), self.n, self.predictions, self._lattice, self._sources)
         if self.periodic:
             self.launch_structure(self._sources, self.structure, 2)
@@ -368,7 +372,9 @@ class Engine:
         if flags[NEIGHBORS]:
             capacity = int(1.1 * flags[NEIGHBORS]) + 1
             if self.n * capacity > 2**31 - 1:
-                raise InputError(f"lists of {flags[NEIGHBORS]} neighbours an atom do not fit: check the units of the cell")
+                raise InputError(
+                    f"lists of {flags[NEIGHBORS]} neighbours an atom do not fit: check the units of the cell"
+                )
             self._make_list_room(capacity)
         flags[CELLS] = flags[NEIGHBORS] = 0
         self.set_flags(flags)

@@ -35,6 +35,7 @@ class CudaPotential(MultipolePotential):
     ) -> None:
         self._prepare(model, "cuda", precision, method, tolerance)
         reason = self.refuses(self.model, precision, method)
+        self.method = "direct"
         if reason is not None:
             raise InputError(f'device = "cuda": {reason}')
         self.engine = Engine(self.model, precision, skin)
@@ -44,7 +45,9 @@ class CudaPotential(MultipolePotential):
     def refuses(cls, model: Model, precision: str, method: str) -> str | None:
         """Why a GPU cannot compute a model with these options, or None."""
         if method == "mesh":
-            return 'electrostatics.method = "mesh" is not available on a GPU: take "direct" or "auto", or device = "cpu"'
+            return (
+                'electrostatics.method = "mesh" is not available on a GPU: take "direct" or "auto", or device = "cpu"'
+            )
         return refuses(model, precision)
 
     def compute(self, system: System, *, stress: bool = False, **response: Any) -> Result:
@@ -70,7 +73,8 @@ class CudaPotential(MultipolePotential):
         if stress and system.periodic:
             strain = engine.strain_gradient()
             full_stress = 0.5 * (strain + strain.T) / system.volume
-        n, options = len(system), {}
+        n = len(system)
+        options: dict[str, Any] = {}
         for name, start, shape in _COLUMNS:
             if name in predicts:
                 columns = predictions[:, start : start + int(np.prod(shape, dtype=int))]

@@ -208,9 +208,7 @@ class Simulation:
         finally:
             self.set_stage(*before)
 
-    def run(
-        self, n_steps: int, on_step: Callable[[Simulation], None] | None = None, *, pause_every: int = 0
-    ) -> int:
+    def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None, *, pause_every: int = 0) -> int:
         """Do ``n_steps`` steps, fewer when the integrator has finished or a stop is requested; returns how many.
 
         ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. An integrator on a
