@@ -301,18 +301,39 @@ def schema() -> None:
 
 @app.command()
 def bench(
-    cases: Annotated[Path, typer.Argument(help="file of cases, such as benchmarks/water.toml", show_default=False)],
+    cases: Annotated[
+        Path | None, typer.Argument(help="file of cases, such as benchmarks/water.toml", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.")] = None,
     only: Annotated[str | None, typer.Option("--only", help="Only cases whose name contains this.")] = None,
+    device: Device = None,
+    compile_report: Annotated[
+        Path | None,
+        typer.Option(
+            "--compile-report",
+            help="CSV file of what the compiler makes of every GPU kernel for sm_80 and sm_90; needs no GPU.",
+        ),
+    ] = None,
 ) -> None:
     """Measure polmd and, where they are installed, its peers: medians, ratios, versions, device."""
     from polmd.bench import load_cases, run_cases, write_csv
+    from polmd.errors import InputError
 
+    if compile_report is not None:
+        from polmd.cuda.report import write_report
+
+        for line in write_report(compile_report):
+            typer.echo(line)
+    if cases is None:
+        if compile_report is None:
+            raise InputError("give a file of cases, such as benchmarks/water.toml, or --compile-report")
+        return
     rows = []
-    for row in run_cases(load_cases(cases), cases.parent, only):
+    for row in run_cases(load_cases(cases), cases.parent, only, device or "cpu"):
         rows.append(row)
-        what = f"{row.case:28} {row.atoms:6} atoms  {row.program:22} {row.settings:18} {row.threads} threads"
-        figures = f"{row.median_ms:10.3f} ms" if row.median_ms == row.median_ms else row.note
+        where = f"{row.threads} threads" if row.threads else row.device
+        what = f"{row.case:28} {row.atoms:6} atoms  {row.program:22} {row.settings:18} {where}"
+        figures = f"{row.median_ms:10.3f} ms  {row.note}" if row.median_ms == row.median_ms else row.note
         figures += f"  x {row.ratio:.2f}" if row.ratio == row.ratio else ""
         figures += f"  {row.memory_MiB:.0f} MiB" if row.memory_MiB == row.memory_MiB else ""
         typer.echo(f"{what}  {figures}  {row.stage}".rstrip())

@@ -81,6 +81,17 @@ class Result:
     field_energy: float = 0.0
 
 
+def response_fields(found: Response) -> dict[str, Any]:
+    """What an electrical response adds to a result."""
+    response: dict[str, Any] = {"polarization": found.polarization}
+    if found.born is not None:
+        response |= {"born": found.born, "born_charges": found.born.total}
+        response |= {"born_charge_part": found.born.charge_part, "born_dipole_part": found.born.dipole_part}
+    if found.current is not None:
+        response |= {"currents": found.current, "current": found.current.total}
+    return response
+
+
 def _network(model: Model, precision: str) -> LocalNetwork:
     """The compiled network, or the one for models with message passing, which has the same interface."""
     if model.header.architecture.message_passing:
@@ -217,12 +228,7 @@ class MultipolePotential:
         if born_charges or velocities is not None:
             conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
             found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
-            response["polarization"] = found.polarization
-            if found.born is not None:
-                response |= {"born": found.born, "born_charges": found.born.total}
-                response |= {"born_charge_part": found.born.charge_part, "born_dipole_part": found.born.dipole_part}
-            if found.current is not None:
-                response |= {"currents": found.current, "current": found.current.total}
+            response = response_fields(found)
         full_stress = None
         if stress and system.periodic:
             full_stress = 0.5 * (strain + strain.T) / system.volume
@@ -310,16 +316,8 @@ class MultipolePotential:
             last = self._last
             assert last is not None
         state, long_range = last.state, last.long_range
-        if long_range is None:
-            raise InputError(
-                f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
-                "current, no force in a field)"
-            )
-        if self.model.header.architecture.message_passing:
-            raise InputError(
-                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
-                "field) is not available"
-            )
+        self.require_response()
+        assert long_range is not None
         predictions, predicts = state.predictions, self.model.header.predicts
         cell = last.cell if system.periodic else None
         solver = self.electrostatics_solver(system)
@@ -340,6 +338,19 @@ class MultipolePotential:
             fields=long_range.fields,
         )
         return electrostatics, _NetworkDerivatives(self._network, state)
+
+    def require_response(self) -> None:
+        """Raise InputError where the model has no electrical response."""
+        if not self.model.header.predicts:
+            raise InputError(
+                f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
+                "current, no force in a field)"
+            )
+        if self.model.header.architecture.message_passing:
+            raise InputError(
+                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
+                "field) is not available"
+            )
 
     def electrostatics_solver(self, system: System) -> FieldSolver:
         """The solver that :meth:`compute` uses for a system; its ``str`` says what it does."""

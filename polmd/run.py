@@ -152,8 +152,7 @@ def _check_device(config: RunConfig, potential: MultipolePotential) -> None:
     """Refuse what the device cannot do."""
     if potential.device == "cpu":
         return
-    wanted = [name for name in ("response", "field") if getattr(config, name) is not None]
-    wanted += [
+    wanted = [
         f"stage {name} (npt)"
         for name, stage in zip(config.stage_names, config.stage, strict=True)
         if isinstance(stage, Npt)

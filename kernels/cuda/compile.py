@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import math
 import re
+import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -225,36 +227,56 @@ class Queue:
         """Wait for all that was launched."""
         self.stream.synchronize()
 
+    def profile(self, step: Callable[[], None], repeats: int) -> list[tuple[Kernel, float]]:
+        """Median seconds of every launch of a step that may be repeated, each on its own, as the device's clock has it (in the
+        simulator the host's)."""
+        recording = self.record(step)
+        spent: list[list[float]] = [[] for _ in range(len(recording))]
+        for _ in range(repeats):
+            for times, (kernel, grid, arguments) in zip(spent, recording.launches, strict=True):
+                begin, end, start = cuda.event(), cuda.event(), time.perf_counter()
+                begin.record(self.stream)
+                self.launch(kernel, grid, *arguments)
+                end.record(self.stream)
+                end.synchronize()
+                times.append(time.perf_counter() - start if SIMULATED else 1e-3 * cuda.event_elapsed_time(begin, end))
+        return [(k, statistics.median(t)) for (k, _, _), t in zip(recording.launches, spent, strict=True)]
+
 
 class Recording:
-    """A fixed sequence of launches: replayed one by one in the simulator, as a CUDA graph on a device."""
+    """A fixed sequence of launches: replayed one by one in the simulator, as a CUDA graph on a device.
+
+    Attributes
+    ----------
+    launches : kernel, number of blocks and arguments of each
+    """
 
     def __init__(self, queue: Queue, launches: list[tuple[Kernel, int, tuple[Any, ...]]]) -> None:
-        self._queue, self._launches = queue, launches
+        self._queue, self.launches = queue, launches
         self._graph: Any = None
 
     def __len__(self) -> int:
-        return len(self._launches)
+        return len(self.launches)
 
     def replay(self) -> None:
         """Do the launches again."""
         if SIMULATED:
-            for kernel, grid, arguments in self._launches:
+            for kernel, grid, arguments in self.launches:
                 self._queue.launch(kernel, grid, *arguments)
             return
         if self._graph is None:
             self._graph = self._capture()
         _check(_driver().cuGraphLaunch(self._graph, int(self._queue.stream)))
-        self._queue.launches += len(self._launches)
+        self._queue.launches += len(self.launches)
 
     def _capture(self) -> Any:
         """The launches as an executable graph."""
         driver, stream = _driver(), int(self._queue.stream)
-        for kernel, _, _ in self._launches:
+        for kernel, _, _ in self.launches:
             _ = kernel.dispatcher  # compiled and loaded before the capture, which allows no other calls
         _check(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
         try:
-            for kernel, grid, arguments in self._launches:
+            for kernel, grid, arguments in self.launches:
                 kernel.dispatcher[grid, kernel.block, self._queue.stream, kernel.shared](*arguments)
         finally:
             graph = _check(driver.cuStreamEndCapture(stream))

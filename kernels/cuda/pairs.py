@@ -10,13 +10,14 @@ from polmd.kernels.cuda.compile import Kernel, array, real, scalars
 
 
 @functools.cache
-def all_pairs(columns: int, both: bool, dtype: np.dtype, block: int = 64) -> Kernel:
+def all_pairs(columns: int, which: str, dtype: np.dtype, block: int = 64) -> Kernel:
     """Potential, field, second derivatives and force of all other sources on all atoms, kernel erf(r/(σ√2))/r.
 
     name       shape         dtype    unit     in/out
     positions  (n, 3)        float64  Å        in
     sources    (n, 10)       of this  e, …     in, charge, dipole, quadrupole (six)
-    more       (n, 4)        of this  e, e Å   in, with ``both``: charge and dipole that are added to the sources
+    more       (n, 4)        of this  e, e Å   in, charge and dipole: added to the sources where ``which`` is "both", in their
+                                               place where it is "induced"; not looked at where it is "permanent"
     sigma      (1,)          of this  Å        in
     out        (n, columns)  float64  e/Å, …   out, φ, F = −∇φ, ∇∇φ (six) and with 13 columns −∇ [q + u·∇ + ½ Q:∇∇] φ on
                                                the atom's own ``sources``; without prefactor
@@ -24,6 +25,7 @@ def all_pairs(columns: int, both: bool, dtype: np.dtype, block: int = 64) -> Ker
     p, kind = scalars(dtype), np.dtype(dtype).type
     smeared_coulomb, potential_derivatives, force_on = p.smeared_coulomb, p.potential_derivatives, p.force_on
     number, threads, force, nothing = real(dtype), block, columns == 13, np.float64(0)
+    both, induced, zero = which == "both", which == "induced", kind(0)
 
     def all_pairs(positions, sources, more, sigma, out):
         partial = cuda.shared.array(threads, types.float64)
@@ -39,9 +41,13 @@ def all_pairs(columns: int, both: bool, dtype: np.dtype, block: int = 64) -> Ker
             z = kind(positions[i, 2] - positions[j, 2])
             b = smeared_coulomb(x * x + y * y + z * z, sigma[0])
             c, d = sources[j, 0], (sources[j, 1], sources[j, 2], sources[j, 3])
+            if induced:
+                c, d = more[j, 0], (more[j, 1], more[j, 2], more[j, 3])
             if both:
                 c, d = c + more[j, 0], (d[0] + more[j, 1], d[1] + more[j, 2], d[2] + more[j, 3])
             h = sources[j, 4], sources[j, 5], sources[j, 6], sources[j, 7], sources[j, 8], sources[j, 9]
+            if induced:
+                h = zero, zero, zero, zero, zero, zero
             value, g, h, third = potential_derivatives(c, d, h, (x, y, z), b)
             d0, d1, d2, d3 = d0 + value, d1 - g[0], d2 - g[1], d3 - g[2]
             d4, d5, d6, d7, d8, d9 = d4 + h[0], d5 + h[1], d6 + h[2], d7 + h[3], d8 + h[4], d9 + h[5]

@@ -15,9 +15,9 @@ import numpy as np
 from numba import cuda
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, wave_numbers
-from polmd.electrostatics.fields import symmetric_matrices
+from polmd.electrostatics.fields import six_components, symmetric_matrices
 from polmd.errors import InputError, SimulationError
-from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs
+from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs, response
 from polmd.kernels.cuda.compile import SHARED_MEMORY, SIMULATED, Kernel, Queue, unavailable
 from polmd.kernels.cuda.descriptor import BUILDS, CELLS, NEIGHBORS, REBUILD
 from polmd.model.file import Model
@@ -26,7 +26,7 @@ from polmd.neighbors import FARTHEST, complete_basis, require_finite
 from polmd.system import System
 
 #: Threads of a block in the simulator, where every one is a Python thread.
-_SIMULATED_BLOCK = 4
+_SIMULATED_BLOCK = 3
 #: Rows of the list have room for multiples of this.
 _ROOM = 32
 #: Most blocks of kernels whose threads go through all atoms.
@@ -165,6 +165,8 @@ class Engine:
         self._waves: Any = None
         self.numbers: WaveNumbers | None = None
         self.sums = zeros(64)
+        self._other_seeds, self._other_forces = zeros(n, network.N_PREDICTIONS), zeros(n, 3)
+        self._no_results = zeros(n, moments.N_RESULTS)
         self._room, self._capacity, self._n_cells = 8, 0, 0
         self._electric_cell = None
         self._make_list_room(_ROOM)
@@ -288,16 +290,17 @@ class Engine:
         grid = -(-len(self.numbers.n) // side)
         self.queue.launch(kernel, grid, self._fractions, sources, self._waves, structure)
 
-    def launch_fields(self, columns: int, both: bool) -> None:
-        """Fields of the permanent sources, with ``both`` and the induced ones."""
+    def launch_fields(self, columns: int, which: str) -> None:
+        """Fields of the sources: "permanent", "both", or "induced", what is in the place of M̃ alone."""
         if not self.periodic:
-            kernel: Kernel = pairs.all_pairs(columns, both, self.dtype, self.block(64))
+            kernel = pairs.all_pairs(columns, which, self.dtype, self.block(64))
             self.queue.launch(kernel, self.n, self.positions, self._sources, self._more, self._sigma, self.fields)
             return
         side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
-        kernel = kspace.fields(columns, both, self.dtype, side, parts)
+        kernel = kspace.fields(columns, which == "both", self.dtype, side, parts)
+        first = self.more if which == "induced" else self.structure
         self.queue.launch(
-            kernel, -(-self.n // side), self._fractions, self._sources, self._waves, self._weights_of_waves, self.structure,
+            kernel, -(-self.n // side), self._fractions, self._sources, self._waves, self._weights_of_waves, first,
             self.more, self.fields,
         )  # fmt: skip
 
@@ -316,7 +319,7 @@ class Engine:
         """Long-range energies and forces, seeds of the network."""
         b, n = self.block, self.n
         self.launch_sources()
-        self.launch_fields(10 if self.responds else 13, False)
+        self.launch_fields(10 if self.responds else 13, "permanent")
         self._flat(
             moments.respond(self.dtype, b(64)), n, self.predictions, self.fields, self._lattice, self._constants, self.low,
             self.results, self.induced, self._more, self.seeds, self.energies,
@@ -324,7 +327,7 @@ class Engine:
         if self.responds:
             if self.periodic:
                 self.launch_structure(self._more, self.more, 1)
-            self.launch_fields(13, True)
+            self.launch_fields(13, "both")
         self._flat(
             moments.finish(b(64)), n, self.predictions, self._lattice, self._constants, self.fields, self.low, self.induced,
             self.results, self.seeds, self.energies, self.moment_virial,
@@ -341,6 +344,45 @@ class Engine:
             integrate.gather_forces(self.dtype, b(32)), self.n, self._counts, self._neighbors, self._mirrors, self.edge_of,
             self.slopes, self.own, results, forces,
         )  # fmt: skip
+
+    # ---- pieces of the electrical response, after an evaluation -------------------------------------------------------
+
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """What the permanent moments feel of other sources, charges (n,) and dipoles (n, 3): φ, F, ∇∇φ (six) and the force
+        on them, (n, 13), Cartesian, without self terms."""
+        lattice, prefactor = self.fetch(self._lattice), float(self.fetch(self._constants)[0])
+        sources = np.column_stack([charges, dipoles @ lattice])
+        self._more.copy_to_device(np.ascontiguousarray(sources, self.dtype), stream=self.queue.stream)
+        self.queue.synchronize()
+        if self.periodic:
+            self.launch_structure(self._more, self.more, 1)
+        self.launch_fields(13, "induced")
+        out = self.fetch(self.fields).copy()
+        hessian = lattice @ symmetric_matrices(out[:, 4:10]) @ lattice.T
+        found = np.column_stack(
+            [out[:, 0], out[:, 1:4] @ lattice.T, six_components(hessian), out[:, 10:13] @ lattice.T]
+        )
+        return prefactor * found
+
+    def gradient(self, seeds: np.ndarray) -> np.ndarray:
+        """∂/∂r (n, 3) of Σ seeds · predictions, seeds (n, 24)."""
+        self._other_seeds.copy_to_device(np.ascontiguousarray(seeds), stream=self.queue.stream)
+        self.queue.synchronize()
+        self.launch_reverse(self._other_seeds, self._no_results, self._other_forces)
+        return -self.fetch(self._other_forces)
+
+    def edge_charges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Σ_j d_ij ⊗ ∂L_j/∂r_i along the edges and with their phases, (n, 3, 3) each, for the seeds of the last
+        :meth:`gradient`."""
+        out = cuda.to_device(np.zeros((self.n, 18)))
+        cell = self._cell if self.periodic else np.zeros((3, 3))
+        inverse = np.linalg.inv(cell) if self.periodic and np.linalg.det(cell) != 0.0 else np.zeros((3, 3))
+        self.queue.launch(
+            response.edge_charges(self.dtype, self.block(32)), self.n, self._counts, self._neighbors, self._mirrors,
+            self.edge_of, self.vectors, self.slopes, cuda.to_device(cell), cuda.to_device(inverse), out,
+        )  # fmt: skip
+        found = self.fetch(out).reshape(self.n, 2, 3, 3)
+        return found[:, 0].copy(), found[:, 1].copy()
 
     def launch_forces(self) -> None:
         """Everything from positions to forces."""

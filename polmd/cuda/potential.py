@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from polmd.born import Conventions, Displacement, Polarization, Response
 from polmd.cuda.engine import Engine, refuses
+from polmd.cuda.response import DeviceResponse
 from polmd.errors import InputError
 from polmd.kernels.cuda import moments, network
 from polmd.kernels.cuda.descriptor import BUILDS
 from polmd.model.file import Model
-from polmd.potential import MultipolePotential, Result
+from polmd.potential import MultipolePotential, Result, response_fields
 from polmd.system import System
 
 
@@ -50,13 +53,52 @@ class CudaPotential(MultipolePotential):
             )
         return refuses(model, precision)
 
-    def compute(self, system: System, *, stress: bool = False, **response: Any) -> Result:
+    def compute(
+        self,
+        system: System,
+        *,
+        stress: bool = False,
+        born_charges: bool = False,
+        velocities: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+        displacement: Displacement = "edge",
+        acoustic_sum_rule: bool = True,
+        born_charge_scale: float = 1.0,
+    ) -> Result:
         """See :meth:`polmd.potential.MultipolePotential.compute`."""
-        if any(value is not None and value is not False for value in response.values()):
-            raise InputError('Born charges and currents are not available on a GPU: take device = "cpu"')
         self._atom_types(system)
         self.engine.evaluate(system)
-        return self.collect(system, stress=stress)
+        result = self.collect(system, stress=stress)
+        if not (born_charges or velocities is not None):
+            return result
+        conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
+        found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
+        return replace(result, **response_fields(found))
+
+    def response(
+        self,
+        system: System,
+        conventions: Conventions,
+        *,
+        born_charges: bool = False,
+        velocities: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> Response:
+        """See :meth:`polmd.potential.MultipolePotential.response`."""
+        return self._respond(system).respond(conventions, charges=born_charges, velocities=velocities, groups=groups)
+
+    def field_forces(
+        self, system: System, field: np.ndarray, conventions: Conventions
+    ) -> tuple[np.ndarray, Polarization]:
+        """See :meth:`polmd.potential.MultipolePotential.field_forces`."""
+        found = self._respond(system)
+        return found.field_forces(field, conventions), found.polarization()
+
+    def _respond(self, system: System) -> DeviceResponse:
+        self.require_response()
+        self._atom_types(system)
+        self.engine.evaluate(system)
+        return DeviceResponse(self.engine, system)
 
     def collect(self, system: System, *, stress: bool = False) -> Result:
         """The result of the last evaluation, which was that of ``system``."""
