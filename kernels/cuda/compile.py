@@ -186,6 +186,10 @@ class Kernel:
         return self._dispatcher
 
 
+#: A kernel, its number of blocks and its arguments; or None, 0 and a function that the host calls.
+_Launch = tuple[Kernel | None, int, tuple[Any, ...]]
+
+
 class Queue:
     """Launches kernels in order and counts them.
 
@@ -201,7 +205,7 @@ class Queue:
     def __init__(self) -> None:
         self.launches = 0
         self.stream = cuda.stream()
-        self._recording: list[tuple[Kernel, int, tuple[Any, ...]]] | None = None
+        self._recording: list[_Launch] | None = None
 
     def launch(self, kernel: Kernel, grid: int, *arguments: Any) -> None:
         """Run a kernel with ``grid`` blocks."""
@@ -212,6 +216,13 @@ class Queue:
             return
         kernel.dispatcher[grid, kernel.block, self.stream, kernel.shared](*arguments)
         self.launches += 1
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the host do something between launches, such as start a transform of a library."""
+        if self._recording is not None:
+            self._recording.append((None, 0, (function,)))
+        else:
+            function()
 
     def record(self, step: Callable[[], None]) -> Recording:
         """What ``step`` launches, without launching it."""
@@ -231,27 +242,29 @@ class Queue:
         """Median seconds of every launch of a step that may be repeated, each on its own, as the device's clock has it (in the
         simulator the host's)."""
         recording = self.record(step)
-        spent: list[list[float]] = [[] for _ in range(len(recording))]
+        launches = [(k, grid, arguments) for k, grid, arguments in recording.launches if k is not None]
+        spent: list[list[float]] = [[] for _ in launches]
         for _ in range(repeats):
-            for times, (kernel, grid, arguments) in zip(spent, recording.launches, strict=True):
+            for times, (kernel, grid, arguments) in zip(spent, launches, strict=True):
                 begin, end, start = cuda.event(), cuda.event(), time.perf_counter()
                 begin.record(self.stream)
                 self.launch(kernel, grid, *arguments)
                 end.record(self.stream)
                 end.synchronize()
                 times.append(time.perf_counter() - start if SIMULATED else 1e-3 * cuda.event_elapsed_time(begin, end))
-        return [(k, statistics.median(t)) for (k, _, _), t in zip(recording.launches, spent, strict=True)]
+        return [(k, statistics.median(t)) for (k, _, _), t in zip(launches, spent, strict=True)]
 
 
 class Recording:
-    """A fixed sequence of launches: replayed one by one in the simulator, as a CUDA graph on a device.
+    """A fixed sequence of launches: replayed as a CUDA graph; one by one in the simulator, or where the host has calls of its
+    own in between (the transforms of the mesh).
 
     Attributes
     ----------
     launches : kernel, number of blocks and arguments of each
     """
 
-    def __init__(self, queue: Queue, launches: list[tuple[Kernel, int, tuple[Any, ...]]]) -> None:
+    def __init__(self, queue: Queue, launches: list[_Launch]) -> None:
         self._queue, self.launches = queue, launches
         self._graph: Any = None
 
@@ -260,9 +273,12 @@ class Recording:
 
     def replay(self) -> None:
         """Do the launches again."""
-        if SIMULATED:
+        if SIMULATED or any(kernel is None for kernel, _, _ in self.launches):
             for kernel, grid, arguments in self.launches:
-                self._queue.launch(kernel, grid, *arguments)
+                if kernel is None:
+                    arguments[0]()
+                else:
+                    self._queue.launch(kernel, grid, *arguments)
             return
         if self._graph is None:
             self._graph = self._capture()
@@ -272,11 +288,12 @@ class Recording:
     def _capture(self) -> Any:
         """The launches as an executable graph."""
         driver, stream = _driver(), int(self._queue.stream)
-        for kernel, _, _ in self.launches:
+        kernels = [(k, grid, arguments) for k, grid, arguments in self.launches if k is not None]
+        for kernel, _, _ in kernels:
             _ = kernel.dispatcher  # compiled and loaded before the capture, which allows no other calls
         _check(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
         try:
-            for kernel, grid, arguments in self.launches:
+            for kernel, grid, arguments in kernels:
                 kernel.dispatcher[grid, kernel.block, self._queue.stream, kernel.shared](*arguments)
         finally:
             graph = _check(driver.cuStreamEndCapture(stream))

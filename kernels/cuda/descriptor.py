@@ -10,7 +10,7 @@ from numba import cuda, types
 from polmd.kernels.cuda.compile import Kernel, array, device, real, scalars
 
 #: Places of the flags on the device (neighbors.py).
-REBUILD, CELLS, NEIGHBORS, BUILDS, BAD = range(5)
+REBUILD, CELLS, NEIGHBORS, BUILDS, BAD, TILES = range(6)
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def find_edges(n_types: int, cutoff: float, capacity: int, dtype: np.dtype, bloc
     vectors         (n, capacity, 3) of network  Å     out, v of every edge
     starts          (n, n_types + 1) int32             out, first edge of each element
     edge_of         (n, capacity)  int32               out, edge of every pair or −1
-    flags           (5,)           int32               in/out, the list is up to date from now on
+    flags           (6,)           int32               in/out, the list is up to date from now on
     """
     kind = np.dtype(dtype).type
     edge = real(dtype)

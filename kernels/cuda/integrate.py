@@ -166,7 +166,7 @@ def kick(block: int = 128) -> Kernel:
     velocities      (n, 3)  float64  in/out
     forces, inverse_masses, constants  in
     counter         (2,)    int64    in/out, one more step is done
-    flags           (5,)    int32    in/out
+    flags           (6,)    int32    in/out
     """
 
     def kick(velocities, forces, inverse_masses, constants, counter, flags):

@@ -20,7 +20,7 @@ from numba import cuda, types
 from polmd.kernels.cuda.compile import Kernel, array
 from polmd.kernels.cuda.descriptor import BAD, BUILDS, CELLS, NEIGHBORS, REBUILD
 
-FLAGS = 5
+FLAGS = 6
 _DOUBLE = np.dtype(np.float64)
 _F, _F2 = array(types.float64), array(types.float64, 2)
 _I, _I2, _I3 = array(types.int32), array(types.int32, 2), array(types.int32, 3)
@@ -35,7 +35,7 @@ def check(block: int = 128) -> Kernel:
     reference  (n, 3)   float64  Å     in, positions that the list was built from
     allowed    (1,)     float64  Å²    in, (skin/2)²; negative: the list is out of date
     members    (cells,) int32          out, atoms of each cell, zero
-    flags      (5,)     int32          in/out
+    flags      (6,)     int32          in/out
     """
 
     def check(positions, reference, allowed, members, flags):
@@ -66,7 +66,7 @@ def sort_atoms(block: int = 128) -> Kernel:
     cells      (n, 3)            int32          out
     members    (cells,)          int32          in/out, atoms of each cell
     atoms      (cells, room)     int32          out
-    flags      (5,)              int32          in/out
+    flags      (6,)              int32          in/out
     """
 
     def sort_atoms(positions, basis, grid, scale, reference, wrapped, wraps, cells, members, atoms, flags):
@@ -129,7 +129,7 @@ def find_pairs(block: int = 64) -> Kernel:
     counts                           (n,)                 int32          out, pairs of every atom
     neighbors                        (n, capacity)        int32          out
     shifts                           (n, capacity, 3)     int32          out, v = r_i − r_j − shifts·basis
-    flags                            (5,)                 int32          in/out
+    flags                            (6,)                 int32          in/out
     """
 
     def find_pairs(basis, grid, cutoff, wrapped, wraps, cells, members, atoms, counts, neighbors, shifts, flags):

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from polmd.cuda import fft
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import six_components, symmetric_matrices
+from polmd.electrostatics.mesh import ORDER, choose_shape, spline_table
 from polmd.errors import InputError, SimulationError
-from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs, response
+from polmd.kernels.cuda import descriptor, integrate, kspace, mesh, moments, neighbors, network, pairs, response
 from polmd.kernels.cuda.compile import SHARED_MEMORY, SIMULATED, Kernel, Queue, unavailable
-from polmd.kernels.cuda.descriptor import BUILDS, CELLS, NEIGHBORS, REBUILD
+from polmd.kernels.cuda.descriptor import BUILDS, CELLS, NEIGHBORS, REBUILD, TILES
 from polmd.model.file import Model
 from polmd.model.network import pack
 from polmd.neighbors import FARTHEST, complete_basis, require_finite
@@ -31,6 +33,9 @@ _SIMULATED_BLOCK = 3
 _ROOM = 32
 #: Most blocks of kernels whose threads go through all atoms.
 _MOST_BLOCKS = 1024
+#: Wave vectors of the half sphere from which on method = "auto" takes the mesh: where the operations of both are equal
+#: (polmd/bench/roofline.py); not measured.
+_MESH_WAVES = 2500
 
 
 def refuses(model: Model, precision: str) -> str | None:
@@ -62,11 +67,14 @@ class Engine:
     model : without message passing
     precision : "double", or "mixed": network and electrostatics in float32, sums, positions and forces in float64
     skin : Å
+    method, tolerance : of the electrostatics in periodic boundaries, see :func:`polmd.electrostatics.compute`
 
     Raises InputError where the device or the model cannot be used.
     """
 
-    def __init__(self, model: Model, precision: str, skin: float) -> None:
+    def __init__(
+        self, model: Model, precision: str, skin: float, method: str = "direct", tolerance: float = 1e-5
+    ) -> None:
         reason = unavailable() or refuses(model, precision)
         if reason is not None:
             raise InputError(f'device = "cuda": {reason}')
@@ -77,6 +85,7 @@ class Engine:
         self.dtype = _dtype(precision)
         weights = pack(model, self.dtype)
         self.spec = network.spec_of(weights, architecture.max_l, architecture.max_nu)
+        self.method, self.tolerance = method, tolerance
         self.queue = Queue()
         self._weights = tuple(cuda.to_device(a) for a in network.lay_out(weights, self.spec))
         self._index = {z: k for k, z in enumerate(model.elements)}
@@ -158,6 +167,7 @@ class Engine:
         self.results, self.energies, self.moment_virial = zeros(n, moments.N_RESULTS), zeros(n, 1), zeros(n, 9)
         single = number.itemsize == 4
         self._fractions = zeros(n, 3, kind=np.int64 if single else np.float64)
+        self._mesh: _Mesh | None = None
         self._sources, self._more = zeros(n, 10, kind=number), zeros(n, 4, kind=number)
         self.fields, self.low, self.induced = zeros(n, 13), zeros(n, 10), zeros(n, 4)
         self._lattice, self._inverse, self._constants = zeros(3, 3), zeros(3, 3), zeros(4)
@@ -232,18 +242,34 @@ class Engine:
                 raise InputError(f"the reciprocal sum over {nk} wave vectors does not fit: take a smaller cell")
             self._waves = cuda.to_device(np.ascontiguousarray(numbers.n, np.int32))
             self.structure, self.more = cuda.to_device(np.zeros((2, nk))), cuda.to_device(np.zeros((2, nk)))
+            shape = self.mesh_shape(cell)
+            self._mesh = _Mesh(self, shape) if shape is not None else None
         vectors = numbers.vectors(cell)
         k2 = (vectors**2).sum(0)
         weights = 4 * settings.norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * settings.sigma_A**2 * k2) / k2
         self._weights_of_waves = cuda.to_device(weights.astype(self.dtype))
         self._exact_weights = cuda.to_device(weights)
+        scale = 2 * np.pi * np.ones(3)
+        if self._mesh is not None:
+            scale = np.array(self._mesh.shape, float)
+            self._exact_weights = cuda.to_device(self._mesh.set_weights(weights))
         self._vectors = cuda.to_device(np.ascontiguousarray(vectors.T))
         self._exact_sigma = cuda.to_device(np.array([settings.sigma_A]))
         inverse = np.linalg.inv(cell)
         self._inverse.copy_to_device(inverse, stream=self.queue.stream)
-        self._lattice.copy_to_device(2 * np.pi * inverse, stream=self.queue.stream)
+        self._lattice.copy_to_device(inverse * scale, stream=self.queue.stream)
         self.queue.synchronize()
         self._electric_cell = cell.copy()
+
+    def mesh_shape(self, cell: np.ndarray) -> tuple[int, int, int] | None:
+        """Points of the mesh that a cell gets, or None: the direct sum."""
+        settings = self.model.header.electrostatics
+        numbers = self._fixed[1] if self._fixed is not None else wave_numbers(cell, settings.dl_A)
+        few = len(numbers.n) < _MESH_WAVES or fft.unavailable() is not None
+        if self.method == "direct" or (self.method == "auto" and few):
+            return None
+        rank = 2 if "quadrupoles" in self.predicts else 1 if {"dipoles", "polarizabilities"} & set(self.predicts) else 0
+        return choose_shape(cell, numbers, settings.sigma_A, self.tolerance, rank)
 
     # ---- launches ---------------------------------------------------------------------------------------------------
 
@@ -283,7 +309,10 @@ class Engine:
         )  # fmt: skip
 
     def launch_structure(self, sources: Any, structure: Any, rank: int) -> None:
-        """Structure factors of sources in lattice coordinates."""
+        """Structure factors of sources in lattice coordinates, or the spectrum of their mesh."""
+        if self._mesh is not None:
+            self._mesh.launch_spread(sources, structure is self.more, rank)
+            return
         side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
         kernel = kspace.structure_factor(rank, self.dtype, side, parts)
         assert self.numbers is not None
@@ -296,6 +325,9 @@ class Engine:
             kernel = pairs.all_pairs(columns, which, self.dtype, self.block(64))
             self.queue.launch(kernel, self.n, self.positions, self._sources, self._more, self._sigma, self.fields)
             return
+        if self._mesh is not None:
+            self._mesh.launch_fields(columns, which)
+            return
         side, parts = (2, 2) if SIMULATED else (kspace.SIDE, kspace.PARTS)
         kernel = kspace.fields(columns, which == "both", self.dtype, side, parts)
         first = self.more if which == "induced" else self.structure
@@ -307,7 +339,9 @@ class Engine:
     def launch_sources(self) -> None:
         """The permanent moments as sources, and their structure factors."""
         b = self.block
-        if self.periodic:
+        if self.periodic and self._mesh is not None:
+            self._mesh.launch_locate()
+        elif self.periodic:
             self._flat(
                 moments.pack_fractions(self.dtype, b(128)), self.n, self.positions, self._inverse, self._fractions
             )
@@ -406,8 +440,10 @@ class Engine:
     def make_room(self) -> bool:
         """True when the list had room for all pairs; otherwise there is room now, and what was computed is void."""
         flags = self.fetch(self.flags)
-        if flags[CELLS] == 0 and flags[NEIGHBORS] == 0:
+        if flags[CELLS] == 0 and flags[NEIGHBORS] == 0 and flags[TILES] == 0:
             return True
+        if flags[TILES] and self._mesh is not None:
+            self._mesh.make_room(int(flags[TILES]) + 8)
         if flags[CELLS]:
             self._room = int(flags[CELLS]) + 4
             self._make_cell_room()
@@ -418,7 +454,7 @@ class Engine:
                     f"lists of {flags[NEIGHBORS]} neighbours an atom do not fit: check the units of the cell"
                 )
             self._make_list_room(capacity)
-        flags[CELLS] = flags[NEIGHBORS] = 0
+        flags[CELLS] = flags[NEIGHBORS] = flags[TILES] = 0
         self.set_flags(flags)
         self.epoch += 1
         return False
@@ -475,6 +511,8 @@ class Engine:
         """dE/dstrain (3, 3), eV, of the last evaluation."""
         strain = self.total(self.virial).reshape(3, 3)
         if self.predicts and self.periodic:
+            if self._mesh is not None:
+                self._mesh.launch_gather()
             strain = strain + self.total(self.moment_virial).reshape(3, 3)
             self.queue.launch(
                 kspace.strain_sums(self.block(256)), 1, self._vectors, self._exact_sigma, self._exact_weights, self.structure,
@@ -483,3 +521,89 @@ class Engine:
             sums = self.fetch(self.sums)[:7]
             strain = strain + symmetric_matrices(sums[1:]) - sums[0] * np.eye(3)
         return strain
+
+
+class _Mesh:
+    """The particle mesh of an engine: arrays, and launches in the place of those of the direct sum."""
+
+    def __init__(self, engine: Engine, shape: tuple[int, int, int]) -> None:
+        self._engine, self.shape = engine, shape
+        n, number = engine.n, engine.dtype
+        numbers = engine.numbers
+        assert numbers is not None
+        self._transforms = fft.Transforms(engine.queue, shape)
+        box = (shape[0], shape[1], shape[2] // 2 + 1)
+        half = np.where(numbers.n[:, 2:] < 0, -numbers.n, numbers.n)  # of n and −n the one with n2 ≥ 0
+        self._place = np.ravel_multi_index((half[:, 0] % shape[0], half[:, 1] % shape[1], half[:, 2]), box)
+        self._flat = half[:, 2] == 0
+        other = -half[self._flat]
+        self._mirror = np.ravel_multi_index((other[:, 0] % shape[0], other[:, 1] % shape[1], other[:, 2]), box)
+        decay = np.ones(len(half))
+        for axis in range(3):
+            decay *= np.sinc(half[:, axis] / shape[axis]) ** (2 * ORDER)
+        self._sharpen, self._modes = math.prod(shape) / decay, math.prod(box)
+        self._table = cuda.to_device(np.array(spline_table(ORDER), number))
+        plan, near = mesh.plan_tiles(shape, ORDER)
+        self._shape, self._near, self._tiles = cuda.to_device(plan), cuda.to_device(near), math.prod(plan[3:].tolist())
+        self._fractions, self._offsets = cuda.to_device(np.zeros((n, 3))), cuda.to_device(np.zeros((n, 3)))
+        self._corners = cuda.to_device(np.zeros((n, 3), np.int32))
+        self._members = cuda.to_device(np.zeros(self._tiles, np.int32))
+        self._density, self._potential = (cuda.to_device(np.zeros(shape, number)) for _ in range(2))
+        self._spectrum, self._more, self._product = (
+            cuda.to_device(np.zeros((self._modes, 2), number)) for _ in range(3)
+        )
+        self._gathered = cuda.to_device(self._place.astype(np.int64))
+        self.make_room(16)
+
+    def make_room(self, room: int) -> None:
+        """Room for the atoms of a tile."""
+        self._atoms = cuda.to_device(np.zeros((self._tiles, room), np.int32))
+
+    def set_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Influence function from the weights of the direct sum; returns those of the energy of what launch_gather gives."""
+        influence, sharpened = np.zeros(self._modes), 0.5 * weights * self._sharpen
+        influence[self._place] = sharpened
+        influence[self._mirror] = sharpened[self._flat]
+        self._influence = cuda.to_device(influence.astype(self._engine.dtype))
+        return 2.0 * sharpened / math.prod(self.shape)
+
+    def launch_locate(self) -> None:
+        """Where the atoms are on the mesh."""
+        e = self._engine
+        kernel = moments.pack_fractions(np.dtype(np.float64), e.block(128))
+        e._flat(kernel, e.n, e.positions, e._inverse, self._fractions)
+        e._flat(mesh.clear(e.block(128)), self._tiles, self._members)
+        e._flat(
+            mesh.sort_atoms(ORDER, e.block(128)), e.n, self._fractions, self._shape, self._corners, self._offsets,
+            self._members, self._atoms, e.flags,
+        )  # fmt: skip
+        e._flat(mesh.order_atoms(e.block(64)), self._tiles, self._members, self._atoms)
+
+    def launch_spread(self, sources: Any, induced: bool, rank: int) -> None:
+        """Spectrum of sources in coordinates of the mesh."""
+        e = self._engine
+        e.queue.launch(
+            mesh.spread(ORDER, rank, e.dtype, e.block(128)), self._tiles, self._corners, self._offsets, self._members,
+            self._atoms, self._shape, self._near, self._table, sources, self._density,
+        )  # fmt: skip
+        self._transforms.forward(self._density, self._more if induced else self._spectrum)
+
+    def launch_fields(self, columns: int, which: str) -> None:
+        """Fields of the spectra, see Engine.launch_fields."""
+        e = self._engine
+        first = self._more if which == "induced" else self._spectrum
+        kernel = mesh.convolve(which == "both", e.dtype, e.block(128))
+        e._flat(kernel, self._modes, self._influence, first, self._more, self._product)
+        self._transforms.backward(self._product, self._potential)
+        e.queue.launch(
+            mesh.interpolate(ORDER, columns, e.dtype, e.block(64)), e.n, self._corners, self._offsets, self._shape,
+            self._table, self._potential, e._sources, e.fields,
+        )  # fmt: skip
+
+    def launch_gather(self) -> None:
+        """Structure factors at the wave vectors of the sum, for the strain."""
+        e = self._engine
+        kernel = mesh.gather_modes(e.dtype, e.block(128))
+        e._flat(kernel, len(self._place), self._spectrum, self._gathered, e.structure)
+        if e.responds:
+            e._flat(kernel, len(self._place), self._more, self._gathered, e.more)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from polmd.born import Conventions, Displacement, Polarization, Response
+from polmd.cuda import fft
 from polmd.cuda.engine import Engine, refuses
 from polmd.cuda.response import DeviceResponse
+from polmd.electrostatics.fields import FieldSolver
 from polmd.errors import InputError
 from polmd.kernels.cuda import moments, network
 from polmd.kernels.cuda.descriptor import BUILDS
@@ -22,8 +24,8 @@ from polmd.system import System
 class CudaPotential(MultipolePotential):
     """:class:`polmd.potential.MultipolePotential` with everything computed on a GPU.
 
-    Precision "mixed" is float32 for network and electrostatics, with sums, positions and forces in float64. Periodic
-    boundaries take the direct sum: ``method = "mesh"`` is refused. Models with message passing are.
+    Precision "mixed" is float32 for network and electrostatics, with sums, positions and forces in float64. Models with
+    message passing are refused, and models that need more shared memory than every GPU has.
     """
 
     def __init__(
@@ -38,19 +40,16 @@ class CudaPotential(MultipolePotential):
     ) -> None:
         self._prepare(model, "cuda", precision, method, tolerance)
         reason = self.refuses(self.model, precision, method)
-        self.method = "direct"
         if reason is not None:
             raise InputError(f'device = "cuda": {reason}')
-        self.engine = Engine(self.model, precision, skin)
+        self.engine = Engine(self.model, precision, skin, method, tolerance)
         self._updates = 0
 
     @classmethod
     def refuses(cls, model: Model, precision: str, method: str) -> str | None:
         """Why a GPU cannot compute a model with these options, or None."""
-        if method == "mesh":
-            return (
-                'electrostatics.method = "mesh" is not available on a GPU: take "direct" or "auto", or device = "cpu"'
-            )
+        if method == "mesh" and fft.unavailable() is not None:
+            return fft.unavailable()
         return refuses(model, precision)
 
     def compute(
@@ -166,9 +165,21 @@ class CudaPotential(MultipolePotential):
         super().fix_wave_numbers(cell)
         self.engine.fix_wave_numbers(self._fixed_cell, self._fixed_waves)
 
+    def electrostatics_solver(self, system: System) -> FieldSolver:
+        """The CPU's solver of the same sum, whose ``str`` says what the device does."""
+        self.method = "direct"
+        if system.periodic and system.cell.any(axis=1).all():
+            cell = system.cell if self._fixed_cell is None else self._fixed_cell
+            self.method = "direct" if self.engine.mesh_shape(cell) is None else "mesh"
+        return super().electrostatics_solver(system)
+
     def mesh_error(self, system: System) -> float:
-        """Zero: the direct sum is used."""
-        return 0.0
+        """Root mean square difference of the forces from those with the direct sum, over the root mean square of the latter."""
+        self.electrostatics_solver(system)
+        if self.method == "direct":
+            return 0.0
+        direct = CudaPotential(self.model, precision=self.precision, method="direct").compute(system).forces
+        return float(np.sqrt(np.sum((self.compute(system).forces - direct) ** 2) / np.sum(direct**2)))
 
 
 #: Quantities of the model: first column of the predictions, shape.
