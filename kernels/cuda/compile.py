@@ -93,7 +93,7 @@ def _primitives(dtype: np.dtype) -> dict[str, Any]:
         return value if x < limit else otherwise
 
     def times_power_of_two(x, n):
-        return math.ldexp(x, int(n))
+        return math.ldexp(x, int(n)) if n == n else n  # NaN stays
 
     return {f.__name__: device(f, dtype) for f in (square_root, nearest, below, times_power_of_two)}
 

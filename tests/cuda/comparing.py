@@ -24,8 +24,8 @@ def make_system(n: int = 4, *, elements: tuple[int, ...] = (1, 8), pbc: bool = T
     return System(numbers, positions, cell, np.array([pbc] * 3), np.full(n, 12.0), velocities)
 
 
-def assert_close(found, expected, precision: str, what: str = "") -> None:
-    """Equal to within the tolerance of the precision, relative to the largest number."""
+def assert_close(found, expected, precision: str, what: str = "", scale: float = 1e-12) -> None:
+    """Equal to within the tolerance of the precision, relative to the largest number, or to ``scale`` where that is more."""
     found, expected = np.asarray(found), np.asarray(expected)
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
+    scale = max(float(np.abs(expected).max(initial=0.0)), scale)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[precision] * scale, err_msg=what)

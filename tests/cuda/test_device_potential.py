@@ -95,9 +95,6 @@ def test_cell_and_wave_numbers_may_change() -> None:
 
 def test_what_a_gpu_cannot_do_is_refused() -> None:
     model = random_model()
-    with pytest.raises(InputError, match=r'method = "mesh" is not available on a GPU'):
-        MultipolePotential(model, device="cuda", method="mesh")
-    assert not isinstance(MultipolePotential(model, device="auto", method="mesh"), CudaPotential)
     assert isinstance(MultipolePotential(model, device="auto"), CudaPotential)
     passing = random_model(
         predicts=("charges",), messages=(MessagePassing(norm=2.0, memory=True, decay=False, chi=None),)
@@ -111,3 +108,19 @@ def test_what_a_gpu_cannot_do_is_refused() -> None:
     system.positions[1] = system.positions[0]
     with pytest.raises(SimulationError, match=r"atoms \d and \d are 0 Å apart"):
         polmd.MultipolePotential(model, device="cuda").compute(system)
+
+
+@pytest.mark.parametrize("precision", ["double", "mixed"])
+def test_mesh(precision: str) -> None:
+    """Against the mesh of the CPU, with the transforms on the host; a big tolerance makes a small mesh."""
+    model, system = random_model(max_l=2, max_nu=2, n_radial=1, n_rbf=2), make_system(3)
+    options = {"method": "mesh", "tolerance": 1e-3}
+    expected = MultipolePotential(model, **options).compute(system, stress=True)
+    potential = MultipolePotential(model, device="cuda", precision=precision, **options)
+    found = potential.compute(system, stress=True)
+    for name in ("energy", "forces", "stress", *MOMENTS):
+        assert_close(getattr(found, name), getattr(expected, name), precision, name)
+    assert str(potential.electrostatics_solver(system)).startswith("mesh of")
+    assert 0 < potential.mesh_error(system) < 1e-3
+    again = potential.compute(system)
+    assert np.array_equal(again.forces, found.forces)

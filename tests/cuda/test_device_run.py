@@ -94,7 +94,6 @@ def test_run_and_resume(folder: Path) -> None:
     ("extra", "message"),
     [
         ('[[stage]]\nkind = "npt"\nsteps = 2\ntemperature_K = 300.0\n', r"stage npt \(npt\): not available"),
-        ('[electrostatics]\nmethod = "mesh"\n', 'method = "mesh" is not available on a GPU'),
     ],
 )
 def test_what_is_not_available_is_refused(folder: Path, extra: str, message: str) -> None:
