@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from polmd.electrostatics.mesh import ORDER
 from polmd.errors import InputError
-from polmd.kernels.cuda import descriptor, integrate, kspace, moments, neighbors, network, pairs, response
+from polmd.kernels.cuda import descriptor, integrate, kspace, mesh, moments, neighbors, network, pairs, response
 from polmd.kernels.cuda.compile import Kernel, Report, assembler, report
 from polmd.model.file import load_model
 from polmd.model.network import pack
@@ -37,14 +38,30 @@ def kernels(precision: str, model: str = "water") -> list[Kernel]:
         *(kspace.fields(columns, both, dtype) for columns, both in ((10, False), (13, False), (13, True))),
         *(pairs.all_pairs(columns, which, dtype) for columns, which in _PAIRS),
         response.edge_charges(dtype),
+        *(mesh.spread(ORDER, rank, dtype) for rank in (1, 2)),
+        *(mesh.convolve(both, dtype) for both in (False, True)),
+        *(mesh.interpolate(ORDER, columns, dtype) for columns in (10, 13)),
+        mesh.gather_modes(dtype),
         integrate.gather_forces(dtype),
     ]
     if dtype.itemsize == 8:
         found += [
-            neighbors.check(), neighbors.sort_atoms(), neighbors.order_atoms(), neighbors.find_pairs(),
-            neighbors.find_mirrors(), moments.finish(), moments.sum_columns(), kspace.strain_sums(), integrate.kick_drift(),
-            integrate.kick_drift_noise(), integrate.ornstein_uhlenbeck(), integrate.kick(),
-        ]  # fmt: skip
+            neighbors.check(),
+            neighbors.sort_atoms(),
+            neighbors.order_atoms(),
+            neighbors.find_pairs(),
+            neighbors.find_mirrors(),
+            mesh.clear(),
+            mesh.sort_atoms(ORDER),
+            mesh.order_atoms(),
+            moments.finish(),
+            moments.sum_columns(),
+            kspace.strain_sums(),
+            integrate.kick_drift(),
+            integrate.kick_drift_noise(),
+            integrate.ornstein_uhlenbeck(),
+            integrate.kick(),
+        ]
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -54,7 +54,6 @@ class Integrator(Protocol):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None: ...
 
 
-@runtime_checkable
 class Resident(Protocol):
     """An integrator that does many steps before the host sees the state again: on a GPU (polmd/cuda/dynamics.py).
 

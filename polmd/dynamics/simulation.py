@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from polmd.dynamics.integrators import Integrator, Resident
+from polmd.dynamics.integrators import Integrator
 from polmd.dynamics.minimize import Fire
 from polmd.dynamics.state import CellAware, EnergyForces, Potential, State
 from polmd.dynamics.velocities import Momentum, maxwell_boltzmann
@@ -389,7 +389,7 @@ class Simulation:
 
     def _stride(self, state: State, most: int, pause_every: int) -> int:
         """Steps until somebody wants to see the state."""
-        if not isinstance(self.integrator, Resident):
+        if not hasattr(self.integrator, "advance"):
             return 1
         intervals = [reporter.every for reporter in self.reporters] + ([pause_every] if pause_every else [])
         return min([most, _MOST_STEPS, *(every - state.step % every for every in intervals)])
@@ -398,9 +398,10 @@ class Simulation:
         try:
             self._stepping = True
             stress = self._wants_stress(state.step + count)
-            if isinstance(self.integrator, Resident):
+            advance = getattr(self.integrator, "advance", None)  # of an integrators.Resident
+            if advance is not None:
                 limits = self._limits()
-                count = self.integrator.advance(
+                count = advance(
                     state, self.potential, count, stress=stress, max_force_eV_per_A=limits.max_force_eV_per_A,
                     max_displacement_A=limits.max_displacement_A,
                 )  # fmt: skip
