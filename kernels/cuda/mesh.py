@@ -55,7 +55,7 @@ def sort_atoms(order: int, block: int = 128) -> Kernel:
             tile = 0
             for axis in range(3):
                 x = fractions[i, axis] * shape[axis]
-                cell = math.floor(x)
+                cell = int(math.floor(x))  # noqa: RUF046  a float on the device
                 offsets[i, axis] = x - cell - 0.5
                 corner = cell - half
                 if corner < 0:
@@ -304,7 +304,8 @@ def interpolate(order: int, columns: int, dtype: np.dtype, block: int = 64) -> K
 
     return Kernel(
         interpolate,
-        (_I2, _F2, _I, array(number, 3), array(number, 3), array(number, 2), _F2), np.dtype(dtype), block, occupancy=0.25,
+        (_I2, _F2, _I, array(number, 3), array(number, 3), array(number, 2), _F2), np.dtype(dtype), block,
+        occupancy=0.25 if np.dtype(dtype).itemsize == 4 else 0.18,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def pack_fractions(dtype: np.dtype, block: int = 128) -> Kernel:
                     s = 0.0
                 s = s - math.floor(s)
                 if single:
-                    fractions[i, d] = math.floor(s * _WHOLE + 0.5)
+                    fractions[i, d] = int(math.floor(s * _WHOLE + 0.5))  # noqa: RUF046  a float on the device
                 else:
                     fractions[i, d] = s
 

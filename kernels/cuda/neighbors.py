@@ -82,11 +82,11 @@ def sort_atoms(block: int = 128) -> Kernel:
                 f += positions[i, 2] * basis[1, 2, axis]
                 if not -1e9 < f < 1e9:  # the step has failed, and is found out when the host looks
                     f, flags[BAD] = 0.0, 1
-                wrap = math.floor(f) if grid[6 + axis] != 0 else 0
+                wrap = int(math.floor(f)) if grid[6 + axis] != 0 else 0  # noqa: RUF046  a float on the device
                 wraps[i, axis] = wrap
                 for c in range(3):
                     wrapped[i, c] -= wrap * basis[0, axis, c]
-                place = math.floor((f - wrap - scale[axis]) * scale[3 + axis])
+                place = int(math.floor((f - wrap - scale[axis]) * scale[3 + axis]))  # noqa: RUF046  a float on the device
                 place = max(0, min(place, grid[axis] - 1))
                 cells[i, axis] = place
                 index = index * grid[axis] + place
