@@ -437,7 +437,7 @@ def forward(spec: Spec, dtype: np.dtype, block: int = 64) -> Kernel:
 
 
 #: Stated occupancy of forward and reverse, by the size of a number.
-_OCCUPANCY = {4: (0.4, 0.18), 8: (0.2, 0.12)}
+_OCCUPANCY = {4: (0.28, 0.18), 8: (0.15, 0.12)}
 
 
 @functools.cache
