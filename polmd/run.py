@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polmd import device
 from polmd.born import Conventions, screening_scale, susceptibility
 from polmd.config import Dynamics, Minimize, Npt, RunConfig, Thermostatted
 from polmd.dynamics import integrators
@@ -83,6 +84,12 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def device(self) -> str:
+        """The device that computes."""
+        inner = self.potential.potential if isinstance(self.potential, FieldPotential) else self.potential
+        return inner.device
+
 
 def prepare(config: RunConfig) -> Prepared:
     """Read the model and the structure and check that they fit; raises InputError."""
@@ -117,6 +124,7 @@ def prepare(config: RunConfig) -> Prepared:
         method=config.electrostatics.method,
         tolerance=config.electrostatics.tolerance,
     )
+    _check_device(config, potential)
     conventions = _conventions(config, potential, system)
     if config.response is not None or config.field is not None:
         if not model.header.predicts or model.header.architecture.message_passing:
@@ -138,6 +146,21 @@ def prepare(config: RunConfig) -> Prepared:
     )
     in_field = FieldPotential(potential, np.array(config.field.vector_V_A), conventions)
     return Prepared(config, model, in_field, system, conventions, notes, warnings)
+
+
+def _check_device(config: RunConfig, potential: MultipolePotential) -> None:
+    """Refuse what the device cannot do."""
+    if potential.device == "cpu":
+        return
+    wanted = [
+        f"stage {name} (npt)"
+        for name, stage in zip(config.stage_names, config.stage, strict=True)
+        if isinstance(stage, Npt)
+    ]
+    if wanted:
+        raise InputError(
+            f'{", ".join(wanted)}: not available with model.device = "{potential.device}"; take device = "cpu"'
+        )
 
 
 def _conventions(config: RunConfig, potential: MultipolePotential, system: System) -> Conventions:
@@ -174,6 +197,7 @@ def describe(prepared: Prepared) -> list[str]:
         f"model: {model.name} ({model.n_weights} weights), predicts {', '.join(model.header.predicts) or 'energies only'}",
         f"electrostatics: sigma {electrostatics.sigma_A:g} Å, dl {electrostatics.dl_A:g} Å, norm_factor "
         f"{electrostatics.norm_factor:g} eV Å/e², {prepared.potential.electrostatics_solver(system)}",
+        f"device: {prepared.device}, {device.describe(prepared.device)}; precision {prepared.config.model.precision}",
     ]
     return lines + prepared.notes
 
@@ -382,6 +406,7 @@ class Runner:
             "input": self.config.canonical_json(),
             "model": f"{prepared.model.name} {prepared.model.fingerprint()[:16]}",
             "atoms": str(len(prepared.system)),
+            "device": prepared.device,
             "polmd": version("polmd"),
             "replica": "none" if self.replica is None else str(self.replica),
         }
@@ -473,7 +498,7 @@ class Runner:
         simulation = Simulation(
             system,
             prepared.potential,
-            _integrator(stages[index], self._momentum),
+            device.resident(prepared.device, _integrator(stages[index], self._momentum))[0],
             rng=self.rng,
             reporters=reporters,
             limits=limits,
@@ -493,7 +518,7 @@ class Runner:
                 stage = stages[index]
                 fresh, saved = saved is None, None
                 if fresh:
-                    self._begin(simulation, stage, index, log)
+                    self._begin(simulation, prepared, stage, index, log)
                     if index == 0:
                         self._save(simulation, directory, prepared)  # from the first frame on, a run can be resumed
                 self._advance(simulation, stage, directory, prepared, log)
@@ -510,7 +535,9 @@ class Runner:
         log.info(f"finished: {simulation.state.step} steps in {time.monotonic() - started:.1f} s")
         return 0
 
-    def _begin(self, simulation: Simulation, stage: Minimize | Dynamics, index: int, log: RunLog) -> None:
+    def _begin(
+        self, simulation: Simulation, prepared: Prepared, stage: Minimize | Dynamics, index: int, log: RunLog
+    ) -> None:
         """Velocities and integrator of a stage that starts now."""
         state = simulation.state
         if isinstance(stage, Dynamics):
@@ -523,8 +550,9 @@ class Runner:
             elif isinstance(stage, Thermostatted):
                 remove_momentum(state.system)
         self._momentum = _momentum(state.system)
-        simulation.set_stage(_integrator(stage, self._momentum), self._names[index], index)
-        log.info(f"stage {self._names[index]}: {_describe_stage(stage)}")
+        integrator, where = device.resident(prepared.device, _integrator(stage, self._momentum))
+        simulation.set_stage(integrator, self._names[index], index)
+        log.info(f"stage {self._names[index]}: {_describe_stage(stage)}{'; ' if where else ''}{where}")
         if isinstance(stage, Npt):
             potential = simulation.potential
             waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential | FieldPotential) else None
@@ -558,7 +586,7 @@ class Runner:
                 current.request_stop()
 
         try:
-            simulation.run(stage.length - simulation.stage_step, on_step=after_step)
+            simulation.run(stage.length - simulation.stage_step, on_step=after_step, pause_every=every)
         except _Interrupted:
             pass
         except OutputError:  # what was written before the last checkpoint is whole, and fits it

@@ -54,6 +54,25 @@ class Integrator(Protocol):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None: ...
 
 
+class Resident(Protocol):
+    """An integrator that does many steps before the host sees the state again: on a GPU (polmd/cuda/dynamics.py).
+
+    ``advance`` does up to ``count`` steps and returns how many, fewer when a step fails: the state is then the last good
+    one, or, where the first step fails, that of the failed step, for the loop to find out what is wrong with it.
+    """
+
+    def advance(
+        self,
+        state: State,
+        potential: Potential,
+        count: int,
+        *,
+        stress: bool = False,
+        max_force_eV_per_A: float = math.inf,
+        max_displacement_A: float = math.inf,
+    ) -> int: ...
+
+
 class VelocityVerlet:
     """Constant energy (NVE): velocity Verlet, the symmetric splitting B A B.
 

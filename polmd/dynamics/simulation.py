@@ -22,6 +22,8 @@ from polmd.kernels.cpu.integrate import largest_norm
 from polmd.output.reporter import Reporter, StepInfo
 from polmd.system import System
 
+#: Most steps that a resident integrator does before signals and clocks are looked at.
+_MOST_STEPS = 100
 #: Generators whose state can be written to and read from a checkpoint.
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
@@ -206,10 +208,12 @@ class Simulation:
         finally:
             self.set_stage(*before)
 
-    def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None) -> int:
+    def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None, *, pause_every: int = 0) -> int:
         """Do ``n_steps`` steps, fewer when the integrator has finished or a stop is requested; returns how many.
 
-        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks.
+        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. An integrator on a
+        device (``integrators.Resident``) does many steps at a time, up to the next step that is reported or divisible by
+        ``pause_every``; limits are then looked at in every step, and a failure is undone to the step before it.
         """
         state = self.state
         self._refresh(state)
@@ -217,8 +221,7 @@ class Simulation:
             self._report(state)
         done = 0
         while done < n_steps and not self._stop and not self.integrator.finished(state):
-            self._step(state)
-            done += 1
+            done += self._step(state, self._stride(state, n_steps - done, pause_every))
             self._report(state)
             if on_step is not None:
                 on_step(self)
@@ -384,11 +387,27 @@ class Simulation:
     def _limits(self) -> Limits:
         return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
-    def _step(self, state: State) -> None:
+    def _stride(self, state: State, most: int, pause_every: int) -> int:
+        """Steps until somebody wants to see the state."""
+        if not hasattr(self.integrator, "advance"):
+            return 1
+        intervals = [reporter.every for reporter in self.reporters] + ([pause_every] if pause_every else [])
+        return min([most, _MOST_STEPS, *(every - state.step % every for every in intervals)])
+
+    def _step(self, state: State, count: int) -> int:
         try:
             self._stepping = True
-            self.integrator.step(state, self.potential, stress=self._wants_stress(state.step + 1))
-            state.step += 1
+            stress = self._wants_stress(state.step + count)
+            advance = getattr(self.integrator, "advance", None)  # of an integrators.Resident
+            if advance is not None:
+                limits = self._limits()
+                count = advance(
+                    state, self.potential, count, stress=stress, max_force_eV_per_A=limits.max_force_eV_per_A,
+                    max_displacement_A=limits.max_displacement_A,
+                )  # fmt: skip
+            else:
+                self.integrator.step(state, self.potential, stress=stress)
+            state.step += count
             first_step, first_time = self._origin
             state.time_fs = first_time + (state.step - first_step) * self.integrator.timestep_fs
             self._check(state, self._limits())
@@ -402,6 +421,7 @@ class Simulation:
                 error.add_note(f"the potential could not be taken back to the last good step: {failure}")
             raise
         self._good.take(state, self.integrator, self.potential)
+        return count
 
     def _check(self, state: State, limits: Limits) -> None:
         """Raise ``BlowUpError`` unless everything is finite and within the limits (written so that NaN fails)."""
