@@ -8,19 +8,20 @@ replaces D_ij by the true vector wherever there is one: for the local charges, w
 the neighbour list. The non-local part, −κ_j ∂φ_j/∂r_i, and the removal of the mean keep the phase. In open boundaries
 P = Σ q̃ r + Σ (u + u^ind) and both are the same.
 
-All derivatives are total, through the network and the response. Adjoint passes: local charges one, non-local charges
-six (three in open boundaries), dipoles three; for a current the dipoles take one pass of forward differentiation.
+All derivatives are total, through the network and the response. Adjoint passes, all in one batch: local charges one,
+non-local charges six (three in open boundaries), dipoles three; for a current the dipoles take one pass of forward
+differentiation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from polmd.electrostatics.fields import FieldSolver, Sources, symmetric_matrices
+from polmd.electrostatics.fields import FieldSolver, symmetric_matrices
 from polmd.errors import InputError
 from polmd.kernels.layout import Multipoles
 
@@ -143,17 +144,17 @@ class Response:
 class LocalDerivatives(Protocol):
     """Derivatives of the local network at one configuration."""
 
-    def gradients(self, seeds: Sequence[Multipoles]) -> np.ndarray:
-        """∂L/∂r, (len(seeds), n, 3), of each L = Σ seeds · predictions."""
-        ...
+    def gradients(self, seeds: Multipoles, angles: np.ndarray | None = None) -> np.ndarray:
+        """∂L/∂r of every L = Σ seeds · predictions, one for each row of ``seeds`` (m, n), (m, n, 3), …: (m, n, 3).
 
-    def edge_charges(self, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Σ_j d_ij,a ∂L_j/∂r_ib with d along the edge and with the phase, (n, 3, 3) each (the latter zero in open
-        boundaries), and ∂L/∂r (n, 3)."""
+        ``angles`` (n, 6), the sine and cosine of 2π s of every atom, zeros in open boundaries, ask for six rows more:
+        Σ_j d_ij,a ∂L_j/∂r_i of the first L, a = x, y, z, with d along the edge, then the same with the phase (zero in open
+        boundaries).
+        """
         ...
 
     def rates(self, velocities: np.ndarray) -> Multipoles:
-        """d(predictions)/dt for velocities (n, 3)."""
+        """d(predictions)/dt for each of several velocities (g, n, 3): (g, n), (g, n, 3), …"""
         ...
 
 
@@ -184,16 +185,26 @@ class Electrostatics:
     potentials: np.ndarray
     fields: np.ndarray
 
-    @property
+    @cached_property
     def charges(self) -> np.ndarray:
         """q̃ = q + q^ind less its mean, (n,) e."""
         q = self.moments.charges - self.moments.charge_responses * self.potentials
         return q - q.mean()
 
-    @property
+    @cached_property
     def induced_dipoles(self) -> np.ndarray:
         """u^ind, (n, 3) e Å."""
         return np.einsum("nc,ncd->nd", self.fields, self.moments.polarizabilities)
+
+    @cached_property
+    def angles(self) -> np.ndarray:
+        """Sine and cosine of 2π s, (n, 6); zeros in open boundaries."""
+        angles = np.zeros((len(self.positions), 6))
+        if self.cell is not None:
+            theta = self.positions @ (2.0 * np.pi * np.linalg.inv(self.cell))
+            np.sin(theta, out=angles[:, :3])
+            np.cos(theta, out=angles[:, 3:])
+        return angles
 
 
 def respond(
@@ -220,15 +231,16 @@ def polarization(e: Electrostatics) -> Polarization:
     if e.cell is None:
         charge = e.charges @ e.positions
     else:
-        charge = e.charges @ np.exp(2j * np.pi * (e.positions @ np.linalg.inv(e.cell))) / (2j * np.pi)
+        sine, cosine = (e.charges @ e.angles).reshape(2, 3)
+        charge = (sine - 1j * cosine) / (2.0 * np.pi)
     return Polarization(charge, e.moments.dipoles.sum(axis=0), e.induced_dipoles.sum(axis=0))
 
 
 def born_charges(e: Electrostatics, local: LocalDerivatives, conventions: Conventions) -> BornCharges:
     """Born effective charges of all atoms."""
-    parts = _charge_parts(e, local)
+    parts, gradients = _gradients(e, local, np.eye(3))
     chosen, other = _both(parts, conventions)
-    dipole = _dipole_gradients(e, local, np.eye(3)).transpose(1, 0, 2)
+    dipole = gradients.transpose(1, 0, 2)
     total = (chosen + dipole).sum(axis=0)
     if conventions.acoustic_sum_rule:
         chosen, other, dipole = (z - z.mean(axis=0) for z in (chosen, other, dipole))
@@ -252,30 +264,35 @@ def current(
     n = len(velocities)
     groups = np.zeros(n, dtype=np.int64) if groups is None else groups
     parts = np.zeros((int(groups.max(initial=0)) + 1, 3, 3))
-    other_charge = np.zeros((len(parts), 3))
-    chosen, other = _both(_charge_parts(e, local), conventions)
+    motions = velocities[None]
+    if len(parts) > 1:
+        motions = np.where((groups == np.arange(len(parts))[:, None])[:, :, None], velocities, 0.0)
+    sources = _dipole_sources(e, np.eye(3))
+    charge = _charge_sources(e)
+    fields = _source_fields(e, charge.weights, np.zeros((0, n, 3)))
+    # kernels one after the other, arrays afterwards: in between the threads would fall asleep
+    found = local.gradients(_charge_seeds(e, fields, charge), e.angles)
+    if e.alpha or e.dipoles:
+        rates = local.rates(motions)
+    if e.alpha:
+        parts[:, 2] = e.solver.dipole_rates(sources, motions, rates)
+        parts[:, 2] += np.einsum("nc,gnca->ga", e.fields, rates.polarizabilities)
+        parts[:, 2] += 2.0 * e.self_dipole * np.einsum("mnc,gnc->gm", sources, rates.dipoles)
+    if e.alpha or e.dipoles:
+        parts[:, 1] = rates.dipoles.sum(axis=1)
+    charges = np.stack(_both(_charge_parts(e, charge, fields, found), conventions))
+    moved = np.einsum("zank,gnk->gza", charges.transpose(0, 2, 1, 3), motions)
     if conventions.acoustic_sum_rule:
-        chosen, other = chosen - chosen.mean(axis=0), other - other.mean(axis=0)
-    fields = _dipole_sources(e, np.eye(3)) if e.alpha else []
-    for group in range(len(parts)):
-        v = np.where((groups == group)[:, None], velocities, 0.0)
-        parts[group, 0] = np.einsum("nab,nb->a", chosen, v)
-        other_charge[group] = np.einsum("nab,nb->a", other, v)
-        if not (e.alpha or e.dipoles):
-            continue
-        rates = local.rates(v)
-        parts[group, 1] = rates.dipoles.sum(axis=0)
-        if e.alpha:
-            parts[group, 2] = np.einsum("nc,nca->a", e.fields, rates.polarizabilities)
-            parts[group, 2] += [_rate(f, rates, v) for f in fields]
+        moved -= np.einsum("zab,gb->gza", charges.sum(axis=1) / n, motions.sum(axis=1))
+    parts[:, 0], other_charge = moved[:, 0], moved[:, 1]
     s = conventions.scale
     return Current(conventions, s * parts, s * other_charge)
 
 
 def field_forces(e: Electrostatics, local: LocalDerivatives, field: np.ndarray, conventions: Conventions) -> np.ndarray:
     """Z*ᵀ E, the force on every atom in a uniform field E (3,) V/Å to first order in E: (n, 3) eV/Å."""
-    chosen, _ = _both(_charge_parts(e, local, field), conventions)
-    forces = np.einsum("a,nab->nb", field, chosen) + _dipole_gradients(e, local, field[None, :])[0]
+    parts, dipole = _gradients(e, local, field[None, :], only=field)
+    forces = np.einsum("a,nab->nb", field, _both(parts, conventions)[0]) + dipole[0]
     if conventions.acoustic_sum_rule:
         forces = forces - forces.mean(axis=0)
     return conventions.scale * forces
@@ -308,112 +325,119 @@ def _both(parts: _ChargeParts, conventions: Conventions) -> tuple[np.ndarray, np
     return (edge, phase) if conventions.displacement == "edge" else (phase, edge)
 
 
-def _charge_parts(e: Electrostatics, local: LocalDerivatives, only: np.ndarray | None = None) -> _ChargeParts:
-    """Charge part of Z*; with ``only`` (3,) right at least in its contraction with that direction."""
-    n = len(e.positions)
-    seeds = _zeros(n)
-    seeds.charges[:] = 1.0
+@dataclass
+class _ChargeSources:
+    """Sources κ_j × displacement, whose potentials the non-local charges come from.
+
+    Attributes
+    ----------
+    axes : directions that are wanted, of the lattice or, in open boundaries, x, y, z; none without κ
+    weights : (m, n) e/V or e Å/V: −κ sine then −κ cosine for all axes, −κ r in open boundaries, all less the mean
+    """
+
+    axes: list[int]
+    weights: np.ndarray
+
+
+def _charge_sources(e: Electrostatics, only: np.ndarray | None = None) -> _ChargeSources:
+    """For all of Z*, or with ``only`` (3,) for its contraction with that direction."""
+    if not e.kappa:
+        return _ChargeSources([], np.zeros((0, len(e.positions))))
+    rows, displaced = (np.eye(3), e.positions) if e.cell is None else (e.cell, e.angles)
+    axes = [k for k in range(3) if only is None or np.dot(only, rows[k]) != 0.0]
+    columns = axes if e.cell is None else [*axes, *(3 + k for k in axes)]
+    weights = (displaced.mean(axis=0) - displaced) * e.moments.charge_responses[:, None]
+    return _ChargeSources(axes, np.ascontiguousarray(weights.T[columns]))
+
+
+def _charge_seeds(e: Electrostatics, fields: _Fields, charge: _ChargeSources, more: int = 0) -> Multipoles:
+    """Seeds of the local charges, of the non-local ones, and ``more`` of zeros."""
+    n, count = len(e.positions), len(charge.weights)
+    seeds = _zeros(1 + count + more, n)
+    seeds.charges[0] = 1.0
     if e.kappa:
-        seeds.charge_responses[:] = -e.potentials
-    edge, phase, gradient = local.edge_charges(seeds)
+        seeds.charge_responses[0] = -e.potentials
+    for mine, found in zip(seeds[1:4], fields.moments[1:4], strict=True):
+        mine[1 : 1 + count] = found[:count]
+    return seeds
+
+
+def _charge_parts(e: Electrostatics, charge: _ChargeSources, fields: _Fields, found: np.ndarray) -> _ChargeParts:
+    """Charge part of Z* from what the adjoint passes found: local charges, non-local ones, …, the six rows of the edges."""
+    edge, phase = found[-6:-3].transpose(1, 0, 2), found[-3:].transpose(1, 0, 2)
+    count, axes = len(charge.weights), charge.axes
+    local_gradient, gradients = found[0], found[1 : 1 + count] + fields.gradient[:count]
     common = e.charges[:, None, None] * np.eye(3)
     if e.cell is None:
         from_mean = e.positions - e.positions.mean(axis=0)
-        common += from_mean[:, :, None] * gradient[:, None, :]
-        if e.kappa:
-            rows = [a for a in range(3) if only is None or only[a] != 0.0]
-            weights = [(-e.moments.charge_responses * from_mean[:, a], None) for a in rows]
-            common[:, rows] += _source_gradients(e, local, weights).transpose(1, 0, 2)
+        common += from_mean[:, :, None] * local_gradient[:, None, :]
+        common[:, axes] += gradients.transpose(1, 0, 2)
         return _ChargeParts(common, edge, edge)
 
-    theta = 2.0 * np.pi * (e.positions @ np.linalg.inv(e.cell))
-    sine, cosine = np.sin(theta), np.cos(theta)
-    mean_sine, mean_cosine = sine.mean(axis=0), cosine.mean(axis=0)
+    sine, cosine = e.angles[:, :3], e.angles[:, 3:]
+    mean_sine, mean_cosine = e.angles.mean(axis=0).reshape(2, 3)
     mean = (mean_sine * cosine - mean_cosine * sine) @ e.cell / (2.0 * np.pi)  # ⟨D_i⟩
-    common -= mean[:, :, None] * gradient[:, None, :]
-    if e.kappa:
-        axes = [k for k in range(3) if only is None or only @ e.cell[k] != 0.0]
-        kappa = -e.moments.charge_responses
-        weights = [(kappa * (sine[:, k] - mean_sine[k]), None) for k in axes]
-        weights += [(kappa * (cosine[:, k] - mean_cosine[k]), None) for k in axes]
-        gradients = _source_gradients(e, local, weights)
-        for m, k in enumerate(axes):
-            g = cosine[:, k, None] * gradients[m] - sine[:, k, None] * gradients[len(axes) + m]
-            common += e.cell[k][None, :, None] * g[:, None, :] / (2.0 * np.pi)
+    common -= mean[:, :, None] * local_gradient[:, None, :]
+    for m, k in enumerate(axes):
+        g = cosine[:, k, None] * gradients[m] - sine[:, k, None] * gradients[len(axes) + m]
+        common += (e.cell[k] / (2.0 * np.pi))[None, :, None] * g[:, None, :]
     return _ChargeParts(common, edge, phase)
 
 
-def _dipole_gradients(e: Electrostatics, local: LocalDerivatives, directions: np.ndarray) -> np.ndarray:
-    """∂(Σ_j (u_j + u_j^ind)·c)/∂r for each direction c of (m, 3): (m, n, 3)."""
-    n = len(e.positions)
-    if not (e.alpha or e.dipoles):
-        return np.zeros((len(directions), n, 3))
-    own = []
-    for c in directions:
-        seeds = _zeros(n)
-        seeds.dipoles[:] = c
-        seeds.polarizabilities[:] = e.fields[:, :, None] * c
-        own.append(seeds)
+def _gradients(
+    e: Electrostatics, local: LocalDerivatives, directions: np.ndarray, only: np.ndarray | None = None
+) -> tuple[_ChargeParts, np.ndarray]:
+    """Charge part of Z*, with ``only`` (3,) right at least in its contraction with that direction, and
+    ∂(Σ_j (u_j + u_j^ind)·c)/∂r for each direction c of (m, 3), (m, n, 3)."""
+    charge = _charge_sources(e, only)
+    fields = _source_fields(e, charge.weights, _dipole_sources(e, directions))
+    count, wanted = len(charge.weights), len(directions) if e.alpha or e.dipoles else 0
+    seeds = _charge_seeds(e, fields, charge, wanted)
+    if wanted:
+        seeds.dipoles[1 + count :] = directions[:, None, :]
+        seeds.polarizabilities[1 + count :] = e.fields[None, :, :, None] * directions[:, None, None, :]
+    if e.alpha:
+        for mine, source in zip(seeds[1:4], fields.moments[1:4], strict=True):
+            mine[1 + count :] += source[count:]
+    found = local.gradients(seeds, e.angles)
+    dipole = np.zeros((len(directions), len(e.positions), 3))
+    if wanted:
+        dipole[:] = found[1 + count : 1 + count + wanted]
+    if e.alpha:
+        dipole += fields.gradient[count:]
+    return _charge_parts(e, charge, fields, found), dipole
+
+
+def _dipole_sources(e: Electrostatics, directions: np.ndarray) -> np.ndarray:
+    """−α c for each direction c of (m, 3), (m, n, 3); none without α."""
     if not e.alpha:
-        return local.gradients(own)
-    sources = [(None, -e.moments.polarizabilities @ c) for c in directions]
-    return _source_gradients(e, local, sources, own)
-
-
-def _dipole_sources(e: Electrostatics, directions: np.ndarray) -> list[_Field]:
-    return _source_fields(e, [(None, -e.moments.polarizabilities @ c) for c in directions])
+        return np.zeros((0, len(e.positions), 3))
+    return -np.einsum("ncd,md->mnc", e.moments.polarizabilities, directions)
 
 
 @dataclass
-class _Field:
-    """Derivatives of M̃·T M for fixed sources M̃: with respect to the moments M, and to the positions at fixed M."""
+class _Fields:
+    """Derivatives of M̃·T M for several fixed sources M̃: with respect to the moments M, (m, n), (m, n, 3), …, and to the
+    positions at fixed M, (m, n, 3)."""
 
     moments: Multipoles
     gradient: np.ndarray
 
 
-_Source = tuple[np.ndarray | None, np.ndarray | None]
+def _source_fields(e: Electrostatics, charges: np.ndarray, dipoles: np.ndarray) -> _Fields:
+    """T M̃ and the gradient of M̃·T M for sources M̃: first ``charges`` (m, n) alone, then ``dipoles`` (d, n, 3) alone."""
+    count, n = len(charges), len(e.positions)
+    moments = _zeros(count + len(dipoles), n)
+    if len(moments.charges) == 0:
+        return _Fields(moments, np.zeros((0, n, 3)))
+    q, u = np.zeros(moments.charges.shape), np.zeros(moments.dipoles.shape)
+    q[:count], u[count:] = charges, dipoles
+    out = e.solver.source_fields(q, u)
+    moments.charges[:] = out[:, :, 0] + 2.0 * e.self_charge * q
+    moments.dipoles[:] = 2.0 * e.self_dipole * u - out[:, :, 1:4]
+    moments.quadrupoles[:] = 0.5 * symmetric_matrices(out[:, :, 4:10])
+    return _Fields(moments, -out[:, :, 10:13])
 
 
-def _source_fields(e: Electrostatics, sources: Sequence[_Source]) -> list[_Field]:
-    """T M̃ and the gradient of M̃·T M for sources M̃ = (charges (n,) or None, dipoles (n, 3) or None)."""
-    n = len(e.positions)
-    bare = e.fields + 2.0 * e.self_dipole * e.moments.dipoles
-    without, _ = e.solver.interactions(None)
-    found = []
-    for charges, dipoles in sources:
-        q = np.zeros(n) if charges is None else charges
-        u = np.zeros((n, 3)) if dipoles is None else dipoles
-        out = e.solver.interactions(Sources(q, u, bare))[0] - without
-        moments = _zeros(n)
-        moments.charges[:] = out[:, 0] + 2.0 * e.self_charge * q
-        moments.dipoles[:] = -out[:, 1:4] + 2.0 * e.self_dipole * u
-        moments.quadrupoles[:] = 0.5 * symmetric_matrices(out[:, 4:10])
-        found.append(_Field(moments, -out[:, 10:13]))
-    return found
-
-
-def _source_gradients(
-    e: Electrostatics, local: LocalDerivatives, sources: Sequence[_Source], own: Sequence[Multipoles] = ()
-) -> np.ndarray:
-    """Total ∂/∂r of M̃·T M for fixed sources, plus that of Σ own · predictions where given: (len(sources), n, 3)."""
-    fields = _source_fields(e, sources)
-    seeds = [f.moments for f in fields]
-    for seed, extra in zip(seeds, own, strict=False):
-        seed.dipoles[:] += extra.dipoles
-        seed.polarizabilities[:] = extra.polarizabilities
-    return local.gradients(seeds) + np.stack([f.gradient for f in fields])
-
-
-def _rate(field: _Field, rates: Multipoles, velocities: np.ndarray) -> float:
-    """d(M̃·T M)/dt for fixed sources."""
-    return float(
-        np.sum(field.moments.charges * rates.charges)
-        + np.sum(field.moments.dipoles * rates.dipoles)
-        + np.sum(field.moments.quadrupoles * rates.quadrupoles)
-        + np.sum(field.gradient * velocities)
-    )
-
-
-def _zeros(n: int) -> Multipoles:
-    return Multipoles(np.zeros(n), np.zeros(n), np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros(n), np.zeros((n, 3, 3)))
+def _zeros(m: int, n: int) -> Multipoles:
+    return Multipoles(*(np.zeros((m, n, *shape)) for shape in ((), (), (3,), (3, 3), (), (3, 3))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -200,18 +200,22 @@ class MultipolePotential:
         SimulationError
             when the energy is not finite (coincident atoms, an unbounded response)
         """
+        self._last = None
         types, constant = self._atom_types(system)
-        pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
-        state = self._network.forward(system.positions, system.cell, types, pairs)
+        # copies, for the network and the solver too: dynamics moves the atoms in place
+        positions, cell = system.positions.copy(), system.cell.copy()
+        pairs = self.neighbors.update(positions, cell, system.pbc)
+        state = self._network.forward(positions, cell, types, pairs)
         predictions, predicts = state.predictions, self.model.header.predicts
 
         local = float(predictions.energies.sum())
         if not math.isfinite(local):
             self._explain(system)
         seeds = self._energy_seeds(len(system))
-        long_range = None
+        long_range = solver = None
         if predicts:
-            long_range = self._electrostatics(system, predictions, self.electrostatics_solver(system))
+            solver = self.electrostatics_solver(system)
+            long_range = self._electrostatics(positions, cell if system.periodic else None, predictions, solver)
             seeds = seeds._replace(**{name: long_range.gradients[name] for name in predicts})
         forces, strain = self._network.reverse(state, seeds)
         energy = local + constant
@@ -221,9 +225,7 @@ class MultipolePotential:
             energy += long_range.energy
         if not math.isfinite(energy):
             self._explain(system)
-        # copies, also for the network: dynamics moves the atoms in place
-        state.positions, state.cell = system.positions.copy(), system.cell.copy()
-        self._last = _Evaluated(state.positions, state.cell, system.pbc.copy(), state, long_range)
+        self._last = _Evaluated(positions, cell, system.pbc.copy(), state, long_range, solver)
         response: dict[str, Any] = {}
         if born_charges or velocities is not None:
             conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
@@ -315,14 +317,11 @@ class MultipolePotential:
             self.compute(system)
             last = self._last
             assert last is not None
-        state, long_range = last.state, last.long_range
         self.require_response()
-        assert long_range is not None
+        state, long_range, solver = last.state, last.long_range, last.solver
+        assert long_range is not None and solver is not None
         predictions, predicts = state.predictions, self.model.header.predicts
         cell = last.cell if system.periodic else None
-        solver = self.electrostatics_solver(system)
-        solver.set_atoms(last.positions, cell)
-        solver.set_moments(predictions.charges, predictions.dipoles, predictions.quadrupoles)
         self_charge, self_dipole, _ = self._self_terms[system.periodic]
         electrostatics = born.Electrostatics(
             positions=last.positions,
@@ -374,12 +373,14 @@ class MultipolePotential:
         solver = self.electrostatics_solver(system)
         if not isinstance(solver, MeshSum):
             return 0.0
+        self._last = None  # the solver gets other moments
         types, _ = self._atom_types(system)
         pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
         predictions = self._network.forward(system.positions, system.cell, types, pairs).predictions
         solver_cell = system.cell if self._fixed_cell is None else self._fixed_cell
-        mesh = self._electrostatics(system, predictions, solver).forces
-        direct = self._electrostatics(system, predictions, self._make_solver(solver_cell, len(system), "direct")).forces
+        atoms = system.positions, system.cell, predictions
+        mesh = self._electrostatics(*atoms, solver).forces
+        direct = self._electrostatics(*atoms, self._make_solver(solver_cell, len(system), "direct")).forces
         return float(np.sqrt(np.sum((mesh - direct) ** 2) / np.sum(direct**2)))
 
     def _make_solver(self, cell: np.ndarray, n_atoms: int, method: str) -> FieldSolver:
@@ -390,18 +391,20 @@ class MultipolePotential:
             method=method, tolerance=self.tolerance, rank=rank,
         )  # fmt: skip
 
-    def _electrostatics(self, system: System, predictions: Multipoles, solver: FieldSolver) -> ElectrostaticsResult:
-        predicts, periodic = self.model.header.predicts, system.periodic
+    def _electrostatics(
+        self, positions: np.ndarray, cell: np.ndarray | None, predictions: Multipoles, solver: FieldSolver
+    ) -> ElectrostaticsResult:
+        predicts = self.model.header.predicts
         return evaluate(
             solver,
-            system.positions,
-            system.cell if periodic else None,
+            positions,
+            cell,
             predictions.charges,
             predictions.dipoles,
             predictions.quadrupoles,
             predictions.charge_responses if "charge_responses" in predicts else None,
             predictions.polarizabilities if "polarizabilities" in predicts else None,
-            self._self_terms[periodic],
+            self._self_terms[cell is not None],
             _NO_FIELD,
         )
 
@@ -444,13 +447,15 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @dataclass
 class _Evaluated:
-    """The last evaluation: what the electrical response of the same atoms goes on from."""
+    """The last evaluation: what the electrical response of the same atoms goes on from. The solver holds them and their
+    permanent moments."""
 
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
     state: Forward
     long_range: ElectrostaticsResult | None
+    solver: FieldSolver | None
 
 
 class _NetworkDerivatives:
@@ -459,11 +464,8 @@ class _NetworkDerivatives:
     def __init__(self, network: LocalNetwork, state: Forward) -> None:
         self._network, self._state = network, state
 
-    def gradients(self, seeds: Sequence[Multipoles]) -> np.ndarray:
-        return self._network.gradients(self._state, seeds)
-
-    def edge_charges(self, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._network.edge_charges(self._state, seeds)
+    def gradients(self, seeds: Multipoles, angles: np.ndarray | None = None) -> np.ndarray:
+        return self._network.gradients(self._state, seeds, angles)
 
     def rates(self, velocities: np.ndarray) -> Multipoles:
         return self._network.rates(self._state, velocities)

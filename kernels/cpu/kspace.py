@@ -79,34 +79,81 @@ def _add_to_structure(atoms, at, rows, t0, t1, t2, limits, sums, to):
             phase = _times(phase, turn)
 
 
-@kernel(parallel=True)
-def structure_factor(atoms, rows, limits, groups, partial, structure):
-    """S(k) = Σ_j [q_j + i k·u_j − ½ k·Q_j·k] e^(ik·r_j) on the half sphere.
+@_helper
+def _add_rates_to_structure(atoms, at, moving, moving_at, rows, t0, t1, t2, limits, sums, to):
+    """The same for dS/dt = Σ_j [dM_j(k)/dt + i k·v_j M_j(k)] e^(ik·r_j), M_j(k) the form factor."""
+    step = lanes(atoms)
+    f = load_many(atoms, at, step, 3)
+    _powers(f[0], limits[0], t0)
+    _powers(f[1], limits[1], t1)
+    turn = _powers(f[2], limits[2], t2)
+    q, u, m = (
+        load(atoms, at + 3 * step),
+        load_many(atoms, at + 4 * step, step, 3),
+        load_many(atoms, at + 7 * step, step, 6),
+    )
+    v, dq, du, dm = (
+        load_many(moving, moving_at, step, 3),
+        load(moving, moving_at + 3 * step),
+        load_many(moving, moving_at + 4 * step, step, 3),
+        load_many(moving, moving_at + 7 * step, step, 6),
+    )
+    for row in range(len(rows)):
+        n0, n1, n2, start, count = rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3], rows[row, 4]
+        phase = _times(_times(_power(t0, n0), _power(t1, n1)), _power(t2, n2))
+        a0, a1, a2, b0, b1 = row_factors(q, u, m, float(n0), float(n1))
+        da0, da1, da2, db0, db1 = row_factors(dq, du, dm, float(n0), float(n1))
+        speed = v[0] * float(n0) + v[1] * float(n1)
+        for k in range(count):
+            n = float(n2 + k)
+            along = speed + n * v[2]
+            even = da0 + n * (da1 + n * da2) - (b0 + n * b1) * along
+            odd = db0 + n * db1 + (a0 + n * (a1 + n * a2)) * along
+            where = to + 2 * (start + k) * step
+            store(sums, where, load(sums, where) + (even * phase[0] - odd * phase[1]))
+            store(sums, where + step, load(sums, where + step) + (even * phase[1] + odd * phase[0]))
+            phase = _times(phase, turn)
 
-    name       shape                   dtype    unit   in/out
-    atoms      (blocks·ROWS·lanes,)    float64  e, …   in, blocks of atoms; lanes without an atom hold zeros
-    rows       (r, 5)                  int64           in, n0, n1, first n2, first index, count
-    limits     (3,)                    int64           in, largest |n| of each axis
-    groups     scalar                  int64           in, into how many the blocks are divided: the order of the sum
-    partial    (groups·nk·2·lanes,)    float64         scratch
-    structure  (2, nk)                 float64  e      out, real and imaginary part
+
+@kernel(parallel=True)
+def structure_factors(atoms, moving, rows, limits, groups, partial, structures):
+    """S(k) = Σ_j [q_j + i k·u_j − ½ k·Q_j·k] e^(ik·r_j) on the half sphere, of several sets of moments; or dS/dt, of one set
+    of moments in several motions.
+
+    name        shape                       dtype    unit   in/out
+    atoms       (sets·blocks·ROWS·lanes,)   float64  e, …   in, blocks of atoms; lanes without an atom hold zeros
+    moving      (sets·blocks·ROWS·lanes,)   float64  e/fs   in, rates of the moments, and velocities in place of fractional
+                                                            coordinates, times 2π; then atoms is of one set. Or length 0
+    rows        (r, 5)                      int64           in, n0, n1, first n2, first index, count
+    limits      (3,)                        int64           in, largest |n| of each axis
+    groups      scalar                      int64           in, into how many the blocks are divided: the order of the sum
+    partial     (sets·groups·nk·2·lanes,)   float64         scratch
+    structures  (sets, 2, nk)               float64  e      out, real and imaginary part
     """
-    step, nk = lanes(atoms), structure.shape[1]
-    blocks, size = len(atoms) // (ROWS * step), 2 * structure.shape[1] * step
-    for group in numba.prange(groups):
+    step, sets, nk = lanes(atoms), len(structures), structures.shape[2]
+    moves = len(moving) > 0
+    blocks = (len(moving) if moves else len(atoms)) // (sets * ROWS * step)
+    size, chunks = 2 * nk * step, (nk + 127) // 128
+    for task in numba.prange(sets * groups):
+        own, group = task // groups * blocks, task % groups
         t0, t1 = np.empty(2 * (limits[0] + 1) * step), np.empty(2 * (limits[1] + 1) * step)
         t2 = np.empty(2 * (limits[2] + 1) * step)
-        for k in range(group * size, (group + 1) * size, step):
+        for k in range(task * size, (task + 1) * size, step):
             store(partial, k, zeros(partial))
         for block in range(group * blocks // groups, (group + 1) * blocks // groups):
-            _add_to_structure(atoms, block * ROWS * step, rows, t0, t1, t2, limits, partial, group * size)
-    for chunk in numba.prange((nk + 127) // 128):
+            at, at_own = block * ROWS * step, (own + block) * ROWS * step
+            if moves:
+                _add_rates_to_structure(atoms, at, moving, at_own, rows, t0, t1, t2, limits, partial, task * size)
+            else:
+                _add_to_structure(atoms, at_own, rows, t0, t1, t2, limits, partial, task * size)
+    for task in numba.prange(sets * chunks):
+        which, chunk = task // chunks, task % chunks
         for k in range(chunk * 128, min(nk, (chunk + 1) * 128)):
             for part in range(2):
                 value = zeros(partial)
-                for group in range(groups):
+                for group in range(which * groups, (which + 1) * groups):
                     value = value + load(partial, group * size + (2 * k + part) * step)
-                structure[part, k] = total(value)
+                structures[which, part, k] = total(value)
 
 
 @_helper
@@ -167,22 +214,27 @@ def _gather(atoms, at, rows, t0, t1, t2, limits, real, imaginary, columns, out, 
 
 
 @kernel(parallel=True)
-def fields(atoms, rows, limits, structure, columns, out):
-    """What atoms feel of a source s(k) = w(k) S(k): φ = Σ_k Re[s e^(−ik·r)], F = −∇φ, ∇∇φ and the force on their moments.
+def fields(atoms, rows, limits, structures, columns, out):
+    """What atoms feel of several sources s(k) = w(k) S(k): φ = Σ_k Re[s e^(−ik·r)], F = −∇φ, ∇∇φ and the force on their
+    moments.
 
-    name                 shape                     dtype    unit  in/out
-    atoms, rows, limits                                           in, as in structure_factor
-    structure            (2, nk)                   float64  V     in, real and imaginary part of s on the half sphere
-    columns              scalar                    int64          in, 10, or 13 with the force
-    out                  (blocks·columns·lanes,)   float64        out, by block: φ (V), F (three), ∇∇φ (six), force on
-                                                                  (q, u, Q) (three, eV) in lattice coordinates, without 2π
+    name                 shape                        dtype    unit  in/out
+    atoms                (blocks·ROWS·lanes,)         float64        in, as in structure_factors
+    rows, limits                                                     in, as there
+    structures           (sets, 2, nk)                float64  V     in, real and imaginary part of each s on the half sphere
+    columns              scalar                       int64          in, 10, or 13 with the force
+    out                  (sets·blocks·columns·lanes,) float64        out, by block: φ (V), F (three), ∇∇φ (six), force on
+                                                                     (q, u, Q) (three, eV) in lattice coordinates, without
+                                                                     2π
     """
     step = lanes(atoms)
-    for block in numba.prange(len(atoms) // (ROWS * step)):
+    blocks = len(atoms) // (ROWS * step)
+    for task in numba.prange(len(structures) * blocks):
+        own, block = structures[task // blocks], task % blocks
         t0, t1 = np.empty(2 * (limits[0] + 1) * step), np.empty(2 * (limits[1] + 1) * step)
         t2 = np.empty(2 * (limits[2] + 1) * step)
-        _gather(atoms, block * ROWS * step, rows, t0, t1, t2, limits, structure[0], structure[1], columns, out,
-                block * columns * step)  # fmt: skip
+        _gather(atoms, block * ROWS * step, rows, t0, t1, t2, limits, own[0], own[1], columns, out,
+                task * columns * step)  # fmt: skip
 
 
 @kernel()

@@ -23,6 +23,17 @@ def pack_fractions(positions, inverse, atoms):
 
 
 @kernel()
+def pack_velocities(velocities, lattice, atoms):
+    """Velocities along the lattice, k·v = Σ_d n_d v_d: velocities (n, 3) Å/fs and lattice (3, 3) as in :func:`pack_sources`
+    in; rows 0 to 2 of atoms (blocks, rows, lanes) out."""
+    lanes = atoms.shape[2]
+    for i in range(len(velocities)):
+        x, y, z = velocities[i, 0], velocities[i, 1], velocities[i, 2]
+        for d in range(3):
+            atoms[i // lanes, d, i % lanes] = x * lattice[0, d] + y * lattice[1, d] + z * lattice[2, d]
+
+
+@kernel()
 def pack_sources(charges, dipoles, quadrupoles, lattice, atoms):
     """Moments in lattice coordinates, k_c = Σ_d lattice[c, d] n_d: charges (n,), dipoles (n, 3), quadrupoles (n, 3, 3), or
     of length 0 where there are none, and lattice (3, 3) in; rows 3 to 12 of atoms (blocks, rows, lanes) out."""

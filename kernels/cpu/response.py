@@ -1,19 +1,24 @@
-"""Drivers of the electrical response on the CPU: charge that moves along the edges of the neighbour list, and the rates
-of all predictions when the atoms move (forward differentiation).
-
-Invariants and products are polynomials of degree 1, 2 and 3 in the features A, homogeneous term by term. Their
-derivative along Ȧ needs no code of its own: (p(A + Ȧ) − p(A − Ȧ))/2 is exact for degrees 1 and 2, and exceeds it by
-p(Ȧ) for degree 3. Ȧ is scaled to the size of A first, so that nothing is lost to rounding.
-"""
-
-import math
+"""Driver of the electrical response on the CPU: the rates of all predictions when the atoms move (forward
+differentiation). Every helper is the derivative of one of descriptor.py or readout.py along the rates of what that takes."""
 
 import numba
 import numpy as np
 from polmd.kernels.compile import kernel
-from polmd.kernels.cpu.descriptor import _geometry, _high_monomials, _low_monomials, gather_edges, mix
+from polmd.kernels.cpu.adjoints import rows_of_first_layer
+from polmd.kernels.cpu.descriptor import (
+    RUN,
+    _accumulate_ten,
+    _geometry,
+    _high_monomials,
+    _low_monomials,
+    gather_edges,
+    mix,
+    zero_tile,
+)
 from polmd.kernels.cpu.network import _write
 from polmd.kernels.cpu.readout import (
+    _AXIAL,
+    _SYMMETRIC,
     ALPHA,
     CHARGE,
     DIPOLE,
@@ -26,68 +31,72 @@ from polmd.kernels.cpu.readout import (
     _row_dot,
     _rows,
     contract,
-    first_layer,
     gates,
-    invariants,
-    products,
     scalar_output,
     scalar_readout,
 )
 from polmd.kernels.cpu.scalars import (
     add3,
     add6,
+    axial_part,
+    cross,
     dot,
     double,
+    matrix_product,
+    matrix_vector,
+    outer_symmetric,
     radial_basis,
     scale3,
     scale6,
     sigmoid,
     silu,
+    square,
+    symmetric_part,
+    tensor_matrix,
+    tensor_square,
+    tensor_vector,
     trace_product,
 )
-from polmd.kernels.cpu.simd import add_scaled, item, lanes, load, load_many, store, store_many, zeros
-from polmd.kernels.layout import N_AXIAL, N_COMPONENTS, N_SYMMETRIC, N_VECTOR, S_V1, TILE, V1_A
+from polmd.kernels.cpu.simd import add_weighted, item, lanes, load, load_many, store, store_many, zeros
+from polmd.kernels.layout import (
+    A_R,
+    A_T,
+    AA,
+    C_S_M13,
+    C_S_M33,
+    M13,
+    M13_A,
+    M22,
+    M33,
+    N_AXIAL,
+    N_COMPONENTS,
+    N_SYMMETRIC,
+    N_VECTOR,
+    S_M13,
+    S_M22,
+    S_M33,
+    S_V1,
+    S_V2,
+    T_M13,
+    T_M22,
+    T_M33,
+    T_V1,
+    T_V2,
+    TILE,
+    V1,
+    V1_A,
+    V1_X_A,
+    V2,
+    V2_A,
+    V2_X_A,
+    A,
+    Multipoles,
+    S,
+)
 
 _plain = numba.njit(error_model="numpy", nogil=True)
 _helper = numba.njit(error_model="numpy", nogil=True, fastmath={"contract"})
 _inline = numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"contract"})
-
-
-@kernel()
-def edge_charges(positions, cell, inverse, first, neighbors, shifts, slopes, edge, phase):
-    """Σ_j d_ij ⊗ ∂L_j/∂r_i over the atoms j that atom i is a neighbour of, L = Σ_j L_j a scalar of the local network.
-
-    d_ij = r_j − r_i along the edge, or D_ij = Σ_k cell_k sin(2π(s_jk − s_ik))/2π, which does not tell images apart. (The
-    part of Born charges that comes from local charges: Kim et al., arXiv 2605.05746, and its edge form.)
-
-    name                              shape      dtype    unit  in/out
-    positions                         (n, 3)     float64  Å     in
-    cell                              (3, 3)     float64  Å     in
-    inverse                           (3, 3)     float64  1/Å   in, inverse cell; zeros: phase is zero
-    first, neighbors, shifts                                    in, as in network.forward
-    slopes                            (pairs, 3) float64        in, ∂L/∂v of every pair by its centre, from network.reverse
-    edge, phase                       (n, 3, 3)  float64        out, [a, b]: d_a ∂/∂r_b and D_a ∂/∂r_b
-    """
-    edge[:, :, :] = 0.0
-    phase[:, :, :] = 0.0
-    v, d = np.empty(3), np.empty(3)
-    for j in range(len(first) - 1):
-        for p in range(first[j], first[j + 1]):
-            i = neighbors[p]
-            if slopes[p, 0] == 0.0 and slopes[p, 1] == 0.0 and slopes[p, 2] == 0.0:
-                continue
-            for a in range(3):
-                shift = shifts[p, 0] * cell[0, a] + shifts[p, 1] * cell[1, a] + shifts[p, 2] * cell[2, a]
-                v[a], d[a] = positions[j, a] - positions[i, a] - shift, 0.0
-            for k in range(3):
-                s = v[0] * inverse[0, k] + v[1] * inverse[1, k] + v[2] * inverse[2, k]
-                t = math.sin(2.0 * math.pi * s) / (2.0 * math.pi)
-                for a in range(3):
-                    d[a] += t * cell[k, a]
-            for a in range(3):
-                for b in range(3):
-                    edge[i, a, b] -= v[a] * slopes[p, b]
-                    phase[i, a, b] -= d[a] * slopes[p, b]
 
 
 @_inline
@@ -127,89 +136,195 @@ def _edge_velocities(atoms, pairs, neighbors, velocities, out):
 
 
 @_helper
-def _add_ten(rates, at, change, value, y, dy):
-    step = lanes(rates)
-    sums = add_scaled(load_many(rates, at, step, 10), change, y)
-    store_many(rates, at, step, add_scaled(sums, value, dy))
-
-
-@_helper
 def _accumulate_rates(slots, edges, speeds, frequencies, cutoff, exponent, n_l, rates):
-    """dÃ/dt of a block, ``rates`` (zn·nl·lanes,), from edges and their velocities."""
+    """dÃ/dt of a block, ``rates`` (zn·nl·lanes,), from edges and their velocities: twice the sums of
+    descriptor.accumulate, of dR_n/dt Y_l and of R_n dY_l/dt."""
     step, n_rbf = lanes(rates), len(frequencies)
     size = len(edges) // 3
     norm = np.sqrt(2.0 / cutoff)
+    radial, angular = np.empty(n_rbf * RUN * step, rates.dtype), np.empty(RUN * n_l * step, rates.dtype)
     rates[:] = 0.0
-    one = zeros(rates) + 1.0
     for z in range(len(slots) - 1):
-        for slot in range(slots[z], slots[z + 1]):
-            _, u, r, inverse, f, df = _geometry(edges, slot * step, size, cutoff, exponent)
-            v = load_many(speeds, slot * step, size, 3)
-            along = dot(u, v)
-            d = (v[0] - along * u[0]) * inverse, (v[1] - along * u[1]) * inverse, (v[2] - along * u[2]) * inverse
-            q, low_rates = _low_monomials(u), _low_rates(u, d)
-            low = one, q[1], q[2], q[3], q[4], q[5], q[6], q[7], q[8], q[9]
-            high, high_rates = _high_monomials(u), _high_rates(u, d)
-            for n in range(n_rbf):
-                value, slope = radial_basis(r, inverse, item(frequencies, n), f, df, norm)
-                change, at = slope * along, (z * n_rbf + n) * n_l * step
-                _add_ten(rates, at, change, value, low, low_rates)
+        for start in range(slots[z], slots[z + 1], RUN // 2):
+            count = min(RUN // 2, slots[z + 1] - start)
+            for k in range(count):
+                _, u, r, inverse, f, df = _geometry(edges, (start + k) * step, size, cutoff, exponent)
+                v = load_many(speeds, (start + k) * step, size, 3)
+                along = dot(u, v)
+                d = (v[0] - along * u[0]) * inverse, (v[1] - along * u[1]) * inverse, (v[2] - along * u[2]) * inverse
+                for n in range(n_rbf):
+                    value, slope = radial_basis(r, inverse, item(frequencies, n), f, df, norm)
+                    at = ((n // 2 * RUN + 2 * k) * 2 + n % 2) * step
+                    store(radial, at, slope * along)
+                    store(radial, at + 2 * step, value)
+                at = 2 * k * n_l * step
+                store_many(angular, at, step, _low_monomials(u))
+                store(angular, at, zeros(rates) + 1.0)
+                store_many(angular, at + n_l * step, step, _low_rates(u, d))
                 if n_l > 10:
-                    _add_ten(rates, at + 10 * step, change, value, high, high_rates)
+                    store_many(angular, at + 10 * step, step, _high_monomials(u))
+                    store_many(angular, at + (n_l + 10) * step, step, _high_rates(u, d))
+            for n in range(0, n_rbf, 2):
+                at = (z * n_rbf + n) * n_l * step
+                values = radial[n * RUN * step :]
+                _accumulate_ten(values, angular, 2 * count, n_l, rates, at, at + n_l * step)
+                if n_l > 10:
+                    at += 10 * step
+                    _accumulate_ten(values, angular[10 * step :], 2 * count, n_l, rates, at, at + n_l * step)
 
 
 @_helper
-def _difference(x, at, rows, first, last, start):
-    """(x[0] − x[1])/2 for rows first … last of tables of ``rows`` rows, less x[2] from row ``start`` on; to x[3]."""
-    step = lanes(x)
-    table = rows * step
-    for row in range(first, last):
-        here = at + row * step
-        value = 0.5 * (load(x, here) - load(x, here + table))
-        if row >= start:
-            value = value - load(x, here + 2 * table)
-        store(x, here + 3 * table, value)
+def _invariant_rates(a, b, at, features, to, ranks, orders):
+    """Rates of readout.invariants from A and its rates ``b``."""
+    step = lanes(a)
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
+    dv, ds = load_many(b, at + step, step, 3), load_many(b, at + 4 * step, step, 6)
+    store(features, to, load(b, at))
+    store(features, to + step, double(dot(v, dv)))
+    store(features, to + 2 * step, double(trace_product(s, ds)))
+    if len(ranks) == 3:
+        t, dt = load_many(a, at + 10 * step, step, 10), load_many(b, at + 10 * step, step, 10)
+        x, y, z = _slices(t)
+        dx, dy, dz = _slices(dt)
+        store(features, to + 3 * step, double(trace_product(x, dx) + trace_product(y, dy) + trace_product(z, dz)))
+        if len(orders) == 3:
+            v1, v2 = matrix_vector(s, v), tensor_matrix(t, s)
+            dv2 = add3(tensor_matrix(dt, s), tensor_matrix(t, ds))
+            store(features, to + 4 * step, double(dot(dv, v1)) + dot(v, matrix_vector(ds, v)))
+            store(features, to + 5 * step, dot(dv, v2) + dot(v, dv2))
+    elif len(orders) == 3:
+        store(features, to + 3 * step, double(dot(dv, matrix_vector(s, v))) + dot(v, matrix_vector(ds, v)))
+
+
+@_inline
+def _slices(t):
+    """t_xjk, t_yjk and t_zjk of a symmetric third-rank tensor."""
+    return (
+        (t[0], t[1], t[2], t[3], t[4], t[5]),
+        (t[1], t[3], t[4], t[6], t[7], t[8]),
+        (t[2], t[4], t[5], t[7], t[8], t[9]),
+    )
+
+
+@_inline
+def _tensor_square_rate(t, dt):
+    """Rate of tensor_square(t)."""
+    x, y, z = _slices(t)
+    dx, dy, dz = _slices(dt)
+    return (
+        double(trace_product(x, dx)),
+        trace_product(x, dy) + trace_product(dx, y),
+        trace_product(x, dz) + trace_product(dx, z),
+        double(trace_product(y, dy)),
+        trace_product(y, dz) + trace_product(dy, z),
+        double(trace_product(z, dz)),
+    )
+
+
+@_inline
+def _matrix_vector_rate(s, ds, v, dv):
+    return add3(matrix_vector(ds, v), matrix_vector(s, dv))
+
+
+@_inline
+def _tensor_vector_rate(t, dt, v, dv):
+    return add6(tensor_vector(dt, v), tensor_vector(t, dv))
+
+
+@_inline
+def _tensor_matrix_rate(t, dt, s, ds):
+    return add3(tensor_matrix(dt, s), tensor_matrix(t, ds))
+
+
+@_helper
+def _product_rates(a, b, at, x, ranks, orders):
+    """Rates of readout.products from A and its rates ``b``."""
+    step = lanes(a)
+    vectors, matrices, axials = N_VECTOR * step, N_SYMMETRIC * step, N_AXIAL * step
+    v, s = load_many(a, at + step, step, 3), load_many(a, at + 4 * step, step, 6)
+    dv, ds = load_many(b, at + step, step, 3), load_many(b, at + 4 * step, step, 6)
+    v1, m22 = matrix_vector(s, v), square(s)
+    dv1, dm22 = _matrix_vector_rate(s, ds, v, dv), symmetric_part(matrix_product(s, ds))
+    store_many(x, A * step, vectors, dv)
+    store_many(x, V1 * step, vectors, dv1)
+    store_many(x, (_SYMMETRIC + S) * step, matrices, ds)
+    store_many(x, (_SYMMETRIC + AA) * step, matrices, outer_symmetric(v, dv))
+    store_many(x, (_SYMMETRIC + M22) * step, matrices, dm22)
+    if len(orders) == 3:
+        store_many(x, S_V1 * step, vectors, _matrix_vector_rate(s, ds, v1, dv1))
+        store_many(x, A_R * step, vectors, add3(scale3(double(dot(v, dv)), v), scale3(dot(v, v), dv)))
+        store_many(x, (_SYMMETRIC + V1_A) * step, matrices, add6(outer_symmetric(dv1, v), outer_symmetric(v1, dv)))
+        store_many(x, (_AXIAL + V1_X_A) * step, axials, add3(cross(dv1, v), cross(v1, dv)))
+        cube = add6(symmetric_part(matrix_product(ds, m22)), symmetric_part(matrix_product(s, dm22)))
+        store_many(x, (_SYMMETRIC + S_M22) * step, matrices, cube)
+    if len(ranks) == 3:
+        t, dt = load_many(a, at + 10 * step, step, 10), load_many(b, at + 10 * step, step, 10)
+        v2, m13, m33 = tensor_matrix(t, s), tensor_vector(t, v), tensor_square(t)
+        dv2, dm13 = _tensor_matrix_rate(t, dt, s, ds), _tensor_vector_rate(t, dt, v, dv)
+        dm33 = _tensor_square_rate(t, dt)
+        store_many(x, V2 * step, vectors, dv2)
+        store_many(x, (_SYMMETRIC + M13) * step, matrices, dm13)
+        store_many(x, (_SYMMETRIC + M33) * step, matrices, dm33)
+        if len(orders) == 3:
+            store_many(x, S_V2 * step, vectors, _matrix_vector_rate(s, ds, v2, dv2))
+            dr = double(trace_product(s, ds))
+            store_many(x, A_T * step, vectors, add3(scale3(dr, v), scale3(trace_product(s, s), dv)))
+            store_many(x, M13_A * step, vectors, _matrix_vector_rate(m13, dm13, v, dv))
+            store_many(x, T_M13 * step, vectors, _tensor_matrix_rate(t, dt, m13, dm13))
+            store_many(x, T_M22 * step, vectors, _tensor_matrix_rate(t, dt, m22, dm22))
+            store_many(x, T_M33 * step, vectors, _tensor_matrix_rate(t, dt, m33, dm33))
+            store_many(x, (_SYMMETRIC + V2_A) * step, matrices, add6(outer_symmetric(dv2, v), outer_symmetric(v2, dv)))
+            store_many(x, (_AXIAL + V2_X_A) * step, axials, add3(cross(dv2, v), cross(v2, dv)))
+            store_many(x, (_SYMMETRIC + T_V1) * step, matrices, _tensor_vector_rate(t, dt, v1, dv1))
+            store_many(x, (_SYMMETRIC + T_V2) * step, matrices, _tensor_vector_rate(t, dt, v2, dv2))
+            one, two = matrix_product(ds, m13), matrix_product(s, dm13)
+            c = add3(axial_part(one), axial_part(two))
+            store_many(x, (_SYMMETRIC + S_M13) * step, matrices, add6(symmetric_part(one), symmetric_part(two)))
+            store_many(x, (_AXIAL + C_S_M13) * step, axials, add3(c, c))
+            one, two = matrix_product(ds, m33), matrix_product(s, dm33)
+            c = add3(axial_part(one), axial_part(two))
+            store_many(x, (_SYMMETRIC + S_M33) * step, matrices, add6(symmetric_part(one), symmetric_part(two)))
+            store_many(x, (_AXIAL + C_S_M33) * step, axials, add3(c, c))
 
 
 @_helper
 def _feature_rates(moments, rates, mixing, w, ranks, orders, n_l, features, do):
-    """Rates of the invariants, ``features`` (nf·lanes,), and of the hidden tensors, ``do`` (nh·12·lanes,), from Ã and its
-    rates."""
+    """Rates of the invariants, ``features`` (motions, nf·lanes), and of the hidden tensors, ``do`` (motions, nh·12·lanes),
+    from Ã and its rates (motions, zn·nl·lanes)."""
     step, dtype, nh = lanes(moments), moments.dtype, w.gate_bias.shape[1]
     n_tiles = len(w.tensor_weight) // TILE
     nb = len(w.first_transpose) // n_tiles
     size = TILE * n_l * step
-    a = np.empty(3 * size, dtype)
-    f, x = np.empty(4 * nb * step, dtype), np.zeros(4 * N_COMPONENTS * step, dtype)
-    symmetric, axial = 3 * N_VECTOR, 3 * N_VECTOR + 6 * N_SYMMETRIC
+    scratch = np.zeros(2 * size + N_COMPONENTS * step, dtype)
+    a, b, x = scratch[:size], scratch[size : 2 * size], scratch[2 * size :]
     do[:] = 0.0
     for tile in range(n_tiles):
-        mix(moments, mixing, tile, n_tiles, n_l, a[:size])
-        mix(rates, mixing, tile, n_tiles, n_l, a[2 * size :])
-        for at in range(0, size, step):
-            value, change = load(a, at), load(a, 2 * size + at)
-            store(a, at, value + change)
-            store(a, size + at, value - change)
-        for k in range(TILE):
-            channel, at = tile * TILE + k, k * n_l * step
-            for m in range(3):
-                invariants(a, m * size + at, f, m * nb * step, ranks, orders)
-            _difference(f, 0, nb, 0, nb, len(ranks) + 1)
-            for row in range(nb):
-                store(features, (channel * nb + row) * step, load(f, (3 * nb + row) * step))
-            if nh > 0:
-                for m in range(3):
-                    products(
-                        a, m * size + at, x[m * N_COMPONENTS * step : (m + 1) * N_COMPONENTS * step], ranks, orders
-                    )
-                for c in range(3):
-                    row = c * N_VECTOR
-                    _difference(x, 0, N_COMPONENTS, row, row + N_VECTOR, row + S_V1)
-                for c in range(6):
-                    row = symmetric + c * N_SYMMETRIC
-                    _difference(x, 0, N_COMPONENTS, row, row + N_SYMMETRIC, row + V1_A)
-                _difference(x, 0, N_COMPONENTS, axial, axial + 3 * N_AXIAL, axial)
-                contract(x[3 * N_COMPONENTS * step :], w.tensor_weight[channel], do)
+        mix(moments, mixing, tile, n_tiles, n_l, a)
+        for g in range(len(rates)):
+            mix(rates[g], mixing, tile, n_tiles, n_l, b)
+            for k in range(TILE):
+                channel, at = tile * TILE + k, k * n_l * step
+                _invariant_rates(a, b, at, features[g], channel * nb * step, ranks, orders)
+                if nh > 0:
+                    _product_rates(a, b, at, x, ranks, orders)
+                    contract(x, w.tensor_weight[channel], do[g])
+
+
+@_helper
+def _first_layer_rates(features, w, dz):
+    """dz of the rows of the first layer that are needed, and of those in a tile with them; others are zero."""
+    step = lanes(dz)
+    needed = np.zeros(len(w.first_weight), np.bool_)
+    for row in rows_of_first_layer(w, True):
+        needed[row // TILE] = True
+    dz[:] = 0.0
+    for tile in range(len(needed)):
+        if needed[tile]:
+            weight = w.first_weight[tile]
+            sums = zero_tile(dz)
+            for f in range(len(weight) // TILE):
+                sums = add_weighted(sums, load(features, f * step), weight, f * TILE)
+            store_many(dz, tile * TILE * step, step, sums)
 
 
 @_helper
@@ -313,52 +428,42 @@ def _head_rates(w, z, dz, layers, o, do, out):
 
 
 @_plain
-def _largest(x):
-    size = 0.0
-    for value in x:
-        size = max(size, abs(value))
-    return size
-
-
-@_plain
 def _rates_block(atoms, kind, positions, velocities, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
                  moments, z, o, out):  # fmt: skip
-    step, dtype = lanes(moments), moments.dtype
+    step, dtype, motions = lanes(moments), moments.dtype, len(velocities)
     slots, edges, pairs = gather_edges(
         atoms, positions, cell, types, first, neighbors, shifts, w.cutoff, len(w.mixing), moments
     )
-    speeds, rates = np.empty(len(edges), dtype), np.empty(len(moments), dtype)
-    _edge_velocities(atoms, pairs, neighbors, velocities, speeds)
-    _accumulate_rates(slots, edges, speeds, w.frequencies, w.cutoff, w.exponent, n_l, rates)
-    speed = _largest(rates)
-    if speed == 0.0:
-        return
-    scale = _largest(moments) / speed
-    for at in range(len(rates)):
-        rates[at] *= scale
-    features, do = np.empty(len(w.first_transpose) * TILE * step, dtype), np.empty(len(o), dtype)
+    speeds, rates = np.empty(len(edges), dtype), np.empty((motions, len(moments)), dtype)
+    for g in range(motions):
+        _edge_velocities(atoms, pairs, neighbors, velocities[g], speeds)
+        _accumulate_rates(slots, edges, speeds, w.frequencies, w.cutoff, w.exponent, n_l, rates[g])
+    features = np.empty((motions, len(w.first_transpose) * TILE * step), dtype)
+    do, dz = np.empty((motions, len(o)), dtype), np.empty(len(z), dtype)
     _feature_rates(moments, rates, w.mixing[kind], w, ranks, orders, n_l, features, do)
-    dz, layers = np.empty(len(z), dtype), np.empty(2 * (w.second_weight.shape[1] // w.second_bias.shape[1]
-                                                        + w.second_bias.shape[1]) * step, dtype)  # fmt: skip
-    first_layer(features, w.first_weight, np.zeros(len(w.first_bias), dtype), dz)
+    layers = np.empty(2 * (w.second_weight.shape[1] // w.second_bias.shape[1] + w.second_bias.shape[1]) * step, dtype)
     values = np.zeros(N_PREDICTIONS * step, dtype)
-    _head_rates(w, z, dz, layers, o, do, values)
-    for at in range(len(values)):
-        values[at] /= scale
-    _write(atoms, values, out)
+    for g in range(motions):
+        _first_layer_rates(features[g], w, dz)
+        _head_rates(w, z, dz, layers, o, do[g], values)
+        own = Multipoles(out.energies[g], out.charges[g], out.dipoles[g], out.quadrupoles[g], out.charge_responses[g],
+                         out.polarizabilities[g])  # fmt: skip
+        _write(atoms, values, own)
 
 
 @kernel(parallel=True)
 def rates(blocks, kinds, positions, velocities, cell, types, first, neighbors, shifts, w, ranks, orders, moments,
           first_out, hidden, out):  # fmt: skip
-    """d/dt of the predictions of the local network when its atoms move: forward differentiation, one pass.
+    """d/dt of the predictions of the local network when its atoms move, for several motions: forward differentiation, one
+    pass.
 
-    name                                                shape    dtype    unit  in/out
-    velocities                                          (n, 3)   float64  Å/fs  in
-    blocks, kinds, positions, cell, types, first,                               in, as in network.forward
+    name                                                shape           dtype    unit  in/out
+    velocities                                          (motions, n, 3) float64  Å/fs  in
+    blocks, kinds, positions, cell, types, first,                                      in, as in network.forward
     neighbors, shifts, w, ranks, orders
-    moments, first_out, hidden                                                  in, from network.forward
-    out                                                 Multipoles        1/fs  out, but for energies; zeros before
+    moments, first_out, hidden                                                         in, from network.forward
+    out                                                 Multipoles               1/fs  out, (motions, …) each, but for
+                                                                                       energies; zeros before
     """
     n_l = 10 * (len(ranks) - 1)
     for b in numba.prange(len(blocks)):

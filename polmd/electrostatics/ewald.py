@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.fields import Sources, symmetric_matrices
 from polmd.errors import InputError
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
 from polmd.kernels.cpu.simd import BYTES
+from polmd.kernels.layout import Multipoles
 
 _LANES = BYTES // 8
 #: Bytes per wave vector of the half sphere that a calculation needs (partial structure factors, tables).
@@ -25,6 +26,7 @@ MEMORY_LIMIT = 4 << 30
 _NO_VECTORS = np.empty((0, 3))
 _NO_MATRICES = np.empty((0, 3, 3))
 _NO_STRUCTURE = np.empty((2, 0))
+_NO_MOTION = np.empty((0, 0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class DirectSum:
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
         self._moments = charges, dipoles, quadrupoles
-        self._set_sources(charges, dipoles, quadrupoles)
-        self._structure = self._sum()
+        between.pack_sources(charges, dipoles, quadrupoles, self._lattice, self._atoms)
+        self._structure = self._structures(self._atoms[None])[0]
         self._low: np.ndarray | None = None
 
     def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
@@ -149,43 +151,75 @@ class DirectSum:
         induced = _NO_STRUCTURE
         if response is not None:
             low = self._low_derivatives()
-            self._set_sources(response.charges, response.dipoles, _NO_MATRICES)
-            induced = self._sum()
-            self._set_sources(*self._moments)
+            induced = self._sums(response.charges[None], response.dipoles[None])[0]
         spectrum, energies = np.empty_like(self._structure), np.empty_like(self._weight)
         between.weigh(self._weight, self._structure, induced, spectrum, energies)
-        out = self._fields(spectrum, 13)
+        out = self._fields(spectrum[None], 13)[0]
         if response is not None:
             between.add_response_forces(response.charges, response.dipoles, low, out)
         return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
 
-    def _set_sources(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
-        between.pack_sources(charges, dipoles, quadrupoles, self._lattice, self._atoms)
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        out, low = self._fields(self._weight * self._sums(charges, dipoles), 13), self._low_derivatives()
+        for q, u, found in zip(charges, dipoles, out, strict=True):
+            between.add_response_forces(q, u, low, found)
+        return out
 
-    def _sum(self) -> np.ndarray:
-        """S(k) of the sources, (2, nk)."""
-        structure = np.empty_like(self._k[:2])
-        groups = max(1, min(kernels.GROUPS, len(self._atoms) // 4))
-        size = groups * 2 * structure.shape[1] * _LANES
-        if len(self._partial) != size:
+    def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
+        """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`. They take the rate of the field of M, one pass
+        for each motion, whatever the number of M̃."""
+        moving = np.zeros((len(velocities), *self._atoms.shape))
+        for own, v, *moments in zip(moving, velocities, rates.charges, rates.dipoles, rates.quadrupoles, strict=True):
+            between.pack_velocities(v, self._lattice, own)
+            between.pack_sources(*moments, self._lattice, own)
+        low = self._low_derivatives()
+        out = self._fields(self._weight * self._structures(self._atoms[None], moving), 10)
+        hessian = symmetric_matrices(low[:, 4:10])
+        field_rates = out[:, :, 1:4] - np.einsum("nab,gnb->gna", hessian, velocities)
+        return -np.einsum("dnc,gnc->gd", dipoles, field_rates)
+
+    def _sums(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """S(k) of several sets of charges (m, n) and dipoles (m, n, 3): (m, 2, nk)."""
+        atoms = np.repeat(self._atoms[None], len(charges), axis=0)
+        for q, u, own in zip(charges, dipoles, atoms, strict=True):
+            between.pack_sources(q, u, _NO_MATRICES, self._lattice, own)
+        return self._structures(atoms)
+
+    def _structures(self, atoms: np.ndarray, moving: np.ndarray = _NO_MOTION) -> np.ndarray:
+        """S(k) of sets of packed atoms (m, blocks, rows, lanes), or dS/dt of one set in the motions ``moving``, packed
+        likewise: (m, 2, nk)."""
+        sets, blocks = max(len(atoms), len(moving)), len(self._atoms)
+        structures = np.empty((sets, *self._k[:2].shape))
+        groups = max(1, min(kernels.GROUPS, blocks // 4) // sets)
+        size = groups * structures.size * _LANES
+        if len(self._partial) < size:
             self._partial = np.empty(size)
-        kernels.structure_factor(
-            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, groups, self._partial, structure
+        kernels.structure_factors(
+            atoms.reshape(-1),
+            moving.reshape(-1),
+            self.numbers.rows,
+            self.numbers.limits,
+            groups,
+            self._partial,
+            structures,
         )
-        return structure
+        return structures
 
     def _low_derivatives(self) -> np.ndarray:
         """φ, F, ∇∇φ (n, 10) of M."""
         if self._low is None:
-            self._low = self._fields(self._weight * self._structure, 10)
+            self._low = self._fields((self._weight * self._structure)[None], 10)[0]
         return self._low
 
-    def _fields(self, spectrum: np.ndarray, columns: int) -> np.ndarray:
-        """φ, F, ∇∇φ and with 13 columns the force on M, of sources with the ``spectrum`` w S."""
-        blocks = np.empty((len(self._atoms), columns, _LANES))
+    def _fields(self, spectra: np.ndarray, columns: int) -> np.ndarray:
+        """φ, F, ∇∇φ and with 13 columns the force on M, of sources with the ``spectra`` w S (m, 2, nk): (m, n, columns)."""
+        sets, n = len(spectra), len(self._moments[0])
+        blocks = np.empty((sets, len(self._atoms), columns, _LANES))
         kernels.fields(
-            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, spectrum, columns, blocks.reshape(-1),
+            self._atoms.reshape(-1), self.numbers.rows, self.numbers.limits, spectra, columns, blocks.reshape(-1),
         )  # fmt: skip
-        out = np.empty((len(self._moments[0]), columns))
-        between.unpack_fields(blocks, self._lattice, out)
+        out = np.empty((sets, n, columns))
+        for own, found in zip(blocks, out, strict=True):
+            between.unpack_fields(own, self._lattice, found)
         return out

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from polmd.kernels.layout import Multipoles
+
 
 class Sources(NamedTuple):
     """The second set of sources, M̃, and the field of the first at the atoms.
@@ -24,6 +26,11 @@ class FieldSolver(Protocol):
     ``interactions`` returns per atom (n, 13): potential (V), field (3, V/Å), second derivatives of the potential (xx,
     xy, xz, yy, yz, zz, V/Å²) of M + M̃, and the force (3, eV/Å) on M in the field of M + M̃ plus on M̃ in that of M;
     and the strain gradient (3, 3) eV of ½ M·T·M + M̃·T·M at constant moments.
+
+    ``source_fields`` returns for each of several M̃, charges (m, n) e and dipoles (m, n, 3) e Å, what M̃ adds to that,
+    (m, n, 13): potential, field, second derivatives of M̃ alone, and the force −∂(M̃·T·M)/∂r at constant moments.
+    ``dipole_rates`` returns d(M̃·T·M)/dt, (g, m) eV/fs, for several M̃ of constant dipoles (m, n, 3) and several motions, g
+    velocities (g, n, 3) Å/fs and rates of M.
     """
 
     def set_atoms(self, positions: np.ndarray, cell: np.ndarray | None) -> None: ...
@@ -33,6 +40,29 @@ class FieldSolver(Protocol):
     def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]: ...
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray: ...
+
+    def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray: ...
+
+
+def source_fields(solver: FieldSolver, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+    """``FieldSolver.source_fields`` by one pass of ``interactions`` for every M̃."""
+    fields = np.ascontiguousarray(solver.potentials_and_fields()[1])
+    without, _ = solver.interactions(None)
+    found = [solver.interactions(Sources(q, u, fields))[0] - without for q, u in zip(charges, dipoles, strict=True)]
+    return np.stack(found)[:, :, :13]
+
+
+def dipole_rates(solver: FieldSolver, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
+    """``FieldSolver.dipole_rates`` from the fields of every M̃."""
+    fields = solver.source_fields(np.zeros(dipoles.shape[:2]), dipoles)
+    return (
+        np.einsum("mn,gn->gm", fields[:, :, 0], rates.charges)
+        - np.einsum("mnc,gnc->gm", fields[:, :, 1:4], rates.dipoles)
+        + 0.5 * np.einsum("mncd,gncd->gm", symmetric_matrices(fields[:, :, 4:10]), rates.quadrupoles)
+        - np.einsum("mnc,gnc->gm", fields[:, :, 10:13], velocities)
+    )
 
 
 def symmetric_matrices(six: np.ndarray) -> np.ndarray:

@@ -21,11 +21,12 @@ import numpy as np
 from scipy import fft
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, strain_gradient
-from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
 from polmd.kernels.cpu import transforms
 from polmd.kernels.cpu.moments import add_response_forces
+from polmd.kernels.layout import Multipoles
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
 #: transforms than the longer splines cost (benchmarks/README.md).
@@ -175,6 +176,14 @@ class MeshSum:
         weight = self._weight / math.prod(self.shape)
         transforms.mode_energies(self._structure.reshape(-1), induced.reshape(-1), self._place, weight, energies)
         return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
+
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return source_fields(self, charges, dipoles)
+
+    def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
+        """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return dipole_rates(self, dipoles, velocities, rates)
 
     def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         """Transform of the spread moments at the modes of the box, complex. After each axis only those are kept."""

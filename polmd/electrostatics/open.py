@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, six_components
+from polmd.electrostatics.fields import Sources, dipole_rates, six_components, source_fields
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
 from polmd.kernels.cpu.moments import add_response_forces
 from polmd.kernels.cpu.simd import BYTES
+from polmd.kernels.layout import Multipoles
 
 _LANES = BYTES // 8
 
@@ -64,6 +65,14 @@ class OpenPairs:
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         return pair_interactions(self._gather, self._moments, self._low_derivatives() if response else None, response)
+
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return source_fields(self, charges, dipoles)
+
+    def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
+        """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return dipole_rates(self, dipoles, velocities, rates)
 
     def _low_derivatives(self) -> np.ndarray:
         if self._low is None:

@@ -14,11 +14,12 @@ import math
 import numpy as np
 
 from polmd.electrostatics.ewald import DirectSum, wave_numbers
-from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
 from polmd.electrostatics.mesh import MeshSum, choose_shape
 from polmd.electrostatics.open import pair_interactions, particles
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
+from polmd.kernels.layout import Multipoles
 from polmd.kernels.scalar.multipole import force_on, potential_derivatives
 from polmd.kernels.scalar.smearing import smeared_coulomb
 from polmd.neighbors import build_pairs, closest_pair
@@ -108,6 +109,14 @@ class PointSum:
         # the background's energy, −½ (Q + 2 Q̃) Q c/V, through the volume; Q̃ the charge of M̃
         background = 0.5 * charges.sum() * self._background(charges + 2 * far.charges if far is not None else charges)
         return out + far_out, strain + far_strain - background * np.eye(3)
+
+    def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
+        """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return source_fields(self, charges, dipoles)
+
+    def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
+        """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return dipole_rates(self, dipoles, velocities, rates)
 
     def _low_derivatives(self) -> np.ndarray:
         if self._low is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -134,41 +134,26 @@ class LocalNetwork:
         )  # fmt: skip
         return forces, virial.sum(axis=0).reshape(3, 3)
 
-    def edge_charges(self, state: Forward, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Σ_j d_ij ⊗ ∂L_j/∂r_i along the edges and with their phases, (n, 3, 3) each (see
-        :func:`polmd.kernels.cpu.response.edge_charges`), and ∂L/∂r (n, 3) of L = Σ seeds · predictions."""
-        from polmd.kernels.cpu import response
-
-        n, pairs, slopes = len(state.types), state.pairs, np.zeros((len(state.pairs), 3))
-        gradients = self.gradients(state, [seeds], slopes)
-        inverse = np.linalg.inv(state.cell) if np.linalg.det(state.cell) != 0.0 else np.zeros((3, 3))
-        edge, phase = np.empty((n, 3, 3)), np.empty((n, 3, 3))
-        response.edge_charges(
-            state.positions, state.cell, inverse, pairs.first, pairs.neighbors, pairs.shifts, slopes, edge, phase
-        )
-        return edge, phase, gradients[0]
-
-    def gradients(self, state: Forward, seeds: Sequence[Multipoles], slopes: np.ndarray | None = None) -> np.ndarray:
-        """∂L/∂r (len(seeds), n, 3) of each L = Σ seeds · predictions but energies, in one pass; ``slopes`` (pairs, 3) takes
-        what :meth:`edge_gradients` gives for the first."""
+    def gradients(self, state: Forward, seeds: Multipoles, angles: np.ndarray | None = None) -> np.ndarray:
+        """∂L/∂r of several L = Σ seeds · predictions but energies, in one pass, and with ``angles`` what moves along the
+        edges of the first: see :class:`polmd.born.LocalDerivatives`."""
         from polmd.kernels.cpu import adjoints
 
-        stacked = Multipoles(*(np.stack(arrays) for arrays in zip(*seeds, strict=True)))
-        tensors = np.array([any(a.any() for a in seed[2:]) for seed in seeds])
-        pairs, out = state.pairs, np.empty((len(seeds), len(state.types), 3))
-        copies = np.empty((min(kernels.COPIES, len(state.blocks[0])), *out.shape))
+        pairs, count = state.pairs, len(seeds.charges)
+        out = np.empty((count if angles is None else count + 6, len(state.types), 3))
+        copies = np.empty((min(adjoints.COPIES, len(state.blocks[0])), *out.shape))
         adjoints.gradients(
             *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
-            self.weights, self._ranks, self._orders, *state.workspace[:3], stacked, tensors, copies, out,
-            _NO_SLOPES if slopes is None else slopes,
+            self.weights, self._ranks, self._orders, *state.workspace[:3], seeds,
+            _NO_ANGLES if angles is None else angles, copies, out,
         )  # fmt: skip
         return out
 
     def rates(self, state: Forward, velocities: np.ndarray) -> Multipoles:
-        """d(predictions)/dt, but for energies, of atoms that move with ``velocities`` (n, 3)."""
+        """d(predictions)/dt, but for energies, of atoms that move with each of the ``velocities`` (g, n, 3): (g, n), …"""
         from polmd.kernels.cpu import response
 
-        pairs, out = state.pairs, empty_multipoles(len(state.types))
+        pairs, out = state.pairs, empty_multipoles(*velocities.shape[:2])
         response.rates(
             *state.blocks, state.positions, np.ascontiguousarray(velocities), state.cell, state.types, pairs.first,
             pairs.neighbors, pairs.shifts, self.weights, self._ranks, self._orders, *state.workspace[:3], out,
@@ -193,7 +178,7 @@ class LocalNetwork:
         return *(np.empty(shape, self._dtype) for shape in shapes), np.empty(copies)
 
 
-_NO_SLOPES = np.empty((0, 3))
+_NO_SLOPES, _NO_ANGLES = np.empty((0, 3)), np.empty((0, 6))
 
 
 def make_blocks(types: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,9 +196,9 @@ def make_blocks(types: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(blocks), np.concatenate(kinds)
 
 
-def empty_multipoles(n: int) -> Multipoles:
-    """Zeros for n atoms."""
-    return Multipoles(np.zeros(n), np.zeros(n), np.zeros((n, 3)), np.zeros((n, 3, 3)), np.zeros(n), np.zeros((n, 3, 3)))
+def empty_multipoles(*n: int) -> Multipoles:
+    """Zeros for n atoms; for (m, n), m times."""
+    return Multipoles(*(np.zeros((*n, *shape)) for shape in ((), (), (3,), (3, 3), (), (3, 3))))
 
 
 def _round_up(n: int, multiple: int) -> int:

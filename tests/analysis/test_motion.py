@@ -1,9 +1,11 @@
 """Vibrations, diffusion, distances and the dielectric constant of signals with known answers; trajectory files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_run import _polmd
 from test_spectra import OMEGA, VOLUME, _series
 
 import polmd
@@ -23,6 +25,22 @@ def _frames(positions: np.ndarray, velocities: np.ndarray, interval: float, numb
         for x, v in zip(positions, velocities, strict=True)
     ]
     return Frames(Path("made"), interval * np.arange(len(systems)), None, systems)
+
+
+def _write(path: Path, frames: Frames) -> list:
+    """Frames as extended XYZ, and as ASE has them."""
+    from ase.io import write
+
+    atoms = [system.to_ase() for system in frames.systems]
+    for a, time in zip(atoms, frames.times, strict=True):
+        a.info["time_fs"] = time
+    write(path, atoms, format="extxyz")
+    return atoms
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return dict(zip(lines[0].split(","), np.array([line.split(",") for line in lines[1:]], dtype=float).T, strict=True))
 
 
 def test_vibrations() -> None:
@@ -104,6 +122,52 @@ def test_dielectric_constant() -> None:
         motion.dielectric(series, source="charges")
 
 
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def test_diffusion_command(tmp_path: Path) -> None:
+    """Walkers of known D, wrapped into their cell, from a file; the limits of the fit are taken."""
+    n, steps, interval, known, cell = 100, 160, 10.0, 0.004, 9.0
+    rng = np.random.default_rng(5)
+    walk = np.cumsum(np.sqrt(2 * known * interval) * rng.normal(size=(steps, n, 3)), axis=0)
+    _write(tmp_path / "walk.xyz", _frames(walk % cell, 0 * walk, interval, [18] * n, cell))
+    command = ["analyze", "diffusion", tmp_path / "walk.xyz", "--fit-from", 30, "--fit-to", 200]
+    code, output = _polmd(*command, "--out", tmp_path / "msd.csv")
+    assert code == 0 and "msd fitted from 30 to 200 fs" in output, output
+    value, error = map(float, re.search(r"Ar: D = (\S+) ± (\S+) cm²/s", output).groups())
+    assert abs(value - 0.1 * known) < 4 * error and error < 0.1 * value
+    table = _columns(tmp_path / "msd.csv")
+    np.testing.assert_allclose(table["Ar_msd_A2"][1:4], 6 * known * table["time_fs"][1:4], rtol=0.05)
+    code, output = _polmd(*command, "--every", 4, "--blocks", 3)
+    assert code == 0 and abs(float(output.split("D = ")[1].split()[0]) - value) < 4 * error
+    assert _polmd(*command[:-2])[1] == "give both --fit-from and --fit-to, or neither"
+
+
+def test_vdos_and_rdf_commands(tmp_path: Path) -> None:
+    times = 2.0 * np.arange(1500)
+    masses = np.array([15.999, 1.008])
+    speed = np.cos(OMEGA * 3650.0 * times[:, None] + np.arange(3))
+    velocities = 0.01 * np.stack([speed / masses[0], -speed / masses[1]], axis=1)
+    _write(tmp_path / "spring.xyz", _frames(np.zeros_like(velocities), velocities, 2.0, [8, 1], 0.0))
+    table, plot = tmp_path / "vdos.csv", tmp_path / "vdos.svg"
+    code, output = _polmd(
+        "analyze", "vdos", tmp_path / "spring.xyz", "--resolution", 40, "--out", table, "--plot", plot
+    )
+    assert code == 0 and plot.exists(), output
+    assert float(re.search(r"the integral, (\S+), is", output)[1]) == pytest.approx(3.0, abs=0.02)
+    columns = _columns(table)
+    assert abs(columns["wavenumber_per_cm"][np.argmax(columns["vdos_cm"])] - 3650.0) < 20.0
+
+    grid = 3.0 * np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    crystal = np.stack([grid] * 3)
+    _write(tmp_path / "crystal.xyz", _frames(crystal, 0 * crystal, 1.0, [18] * 64, 12.0))
+    options = ["--cutoff", 4, "--width", 0.1, "--out", tmp_path / "rdf.csv"]
+    code, output = _polmd("analyze", "rdf", tmp_path / "crystal.xyz", *options)
+    assert code == 0 and abs(float(re.search(r"Ar-Ar: highest maximum .* at (\S+) Å", output)[1]) - 3.0) < 0.051
+    columns = _columns(tmp_path / "rdf.csv")
+    assert columns["Ar-Ar_coordination"][np.searchsorted(columns["r_A"], 3.5)] == pytest.approx(6.0)
+
+
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -117,13 +181,7 @@ def test_trajectory_files(tmp_path: Path) -> None:
         [[1.0, 0, 0], [0, -1.0, 0]]
     )
     v = np.broadcast_to(0.1 * np.array([[1.0, 0, 0], [0, -1.0, 0]]), x.shape)
-    frames = _frames(x % cell, v, 5.0, [8, 1], cell)
-    atoms = []
-    for system, time in zip(frames.systems, times, strict=True):
-        a = system.to_ase()
-        a.info["time_fs"] = time
-        atoms.append(a)
-    write(tmp_path / "t.xyz", atoms, format="extxyz")
+    atoms = _write(tmp_path / "t.xyz", _frames(x % cell, v, 5.0, [8, 1], cell))
     with h5py.File(tmp_path / "t.h5", "w") as file:
         g = file.create_group("particles/all")
         g["species"] = [8, 1]

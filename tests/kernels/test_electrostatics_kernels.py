@@ -3,12 +3,16 @@
 import numba
 import numpy as np
 import pytest
+from polmd.kernels.layout import Multipoles
 from polmd.kernels.reference import electrostatics as reference
 from polmd.kernels.reference.network import complex_step_gradient
 
 import polmd
 from polmd import electrostatics
 from polmd.electrostatics.ewald import wave_numbers
+from polmd.electrostatics.fields import symmetric_matrices
+from polmd.electrostatics.open import OpenPairs
+from polmd.electrostatics.solvers import periodic_solver
 
 CELLS = {
     "triclinic": np.array([[6.1, 0.3, -0.2], [1.0, 7.0, 0.4], [-0.7, 0.6, 6.6]]),
@@ -69,6 +73,59 @@ def test_energy_and_every_gradient(name: str, remove_self: bool) -> None:
     strained = lambda e: energy(r=x["r"] @ (eye + e), cell=None if cell is None else cell @ (eye + e))  # noqa: E731
     want = complex_step_gradient(strained, np.zeros((3, 3)))
     np.testing.assert_allclose(result.strain_gradient, want, atol=1e-10 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", [*CELLS, "mesh"])
+def test_several_sources_and_their_rates(name: str) -> None:
+    """B = M̃·T·M of several M̃: gradients with respect to M and positions, and rates of constant dipoles M̃ along several
+    motions; eleven atoms, so that the last block is not full."""
+    n, sigma = 11, 0.9
+    cell, x, rng = CELLS["triclinic" if name == "mesh" else name], _inputs(11), np.random.default_rng(4)
+    numbers = None if cell is None else reference.wave_numbers(cell, 1.7)
+
+    def pairing(charges, dipoles, r=x["r"], q=x["q"], u=x["u"], m=x["m"]):
+        if cell is None:
+            _, phi, f = reference.open_fields(r, q, u, m, sigma, 90.4756)
+        else:
+            _, phi, f = reference.periodic_fields(r, cell, q, u, m, sigma, 90.4756, numbers)
+        return (charges * phi).sum() - (dipoles * f).sum()
+
+    if cell is None:
+        solver = OpenPairs(sigma, 90.4756)
+    elif name == "mesh":
+        solver = periodic_solver(cell, n, sigma=sigma, dl=1.7, method="mesh", tolerance=1e-9)
+    else:
+        solver = periodic_solver(cell, n, sigma=sigma, dl=1.7, method="direct")
+    accuracy = 1e-6 if name == "mesh" else 1e-11
+    solver.set_atoms(x["r"], cell)
+    solver.set_moments(x["q"], x["u"], x["m"])
+    charges, dipoles = rng.normal(size=(3, n)), rng.normal(size=(3, n, 3))
+    charges[2], dipoles[0] = 0.0, 0.0
+    found = solver.source_fields(charges, dipoles)
+    for k in range(3):
+        got = {
+            "q": found[k, :, 0], "u": -found[k, :, 1:4], "m": 0.5 * symmetric_matrices(found[k, :, 4:10]),
+            "r": -found[k, :, 10:13],
+        }  # fmt: skip
+        for key, value in got.items():
+            want = complex_step_gradient(lambda z, k=k, key=key: pairing(charges[k], dipoles[k], **{key: z}), x[key])
+            np.testing.assert_allclose(value, want, atol=accuracy * np.abs(want).max(), err_msg=key)
+    velocities = rng.normal(size=(2, n, 3))
+    rates = Multipoles(
+        np.zeros((2, n)), rng.normal(size=(2, n)), rng.normal(size=(2, n, 3)), rng.normal(size=(2, n, 3, 3)),
+        np.zeros((2, n)), np.zeros((2, n, 3, 3)),
+    )  # fmt: skip
+    want = np.empty((2, 3))
+    for g, k in np.ndindex(2, 3):
+        moved = (
+            array + 1e-30j * rate[g]
+            for array, rate in zip((x["r"], x["q"], x["u"], x["m"]), (velocities, *rates[1:4]), strict=True)
+        )
+        want[g, k] = pairing(0.0, dipoles[k], *moved).imag / 1e-30
+    np.testing.assert_allclose(
+        solver.dipole_rates(dipoles, velocities, rates), want, atol=accuracy * np.abs(want).max()
+    )
+    np.testing.assert_allclose(solver.source_fields(charges, dipoles), found, atol=1e-12 * np.abs(found).max())
 
 
 def test_absent_quantities_and_isotropic_polarizability() -> None:

@@ -30,6 +30,8 @@ def test_into_blocks_and_back(r: dict[str, np.ndarray]) -> None:
     moments.pack_fractions(10 * r["x"], r["lattice"], atoms)
     fractions = 10 * r["x"] @ r["lattice"]
     np.testing.assert_allclose(_atoms(atoms)[:, :3], fractions - np.floor(fractions), atol=1e-13)
+    moments.pack_velocities(r["f"], r["lattice"], atoms)
+    np.testing.assert_allclose(_atoms(atoms)[:, :3], r["f"] @ r["lattice"], atol=1e-13)
     moments.pack_sources(r["q"], r["u"], r["m"], r["lattice"], atoms)
     inside = np.column_stack([r["q"], r["u"] @ r["lattice"], six_components(r["lattice"].T @ r["m"] @ r["lattice"])])
     np.testing.assert_allclose(_atoms(atoms)[:, 3:], inside, atol=1e-13)

@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 import pytest
+from polmd.kernels.layout import Multipoles
 from polmd.kernels.reference import electrostatics as reference_electrostatics
 from polmd.kernels.reference import response as twin
 from polmd.kernels.reference.network import complex_step_gradient, network
@@ -29,16 +30,18 @@ def test_rates_are_directional_derivatives(variant: str) -> None:
     model, positions, cell, types = _setting(VARIANTS[variant])
     pairs = build_pairs(positions, cell, np.array([True] * 3), model.cutoff)
     local = LocalNetwork(model)
-    velocities = np.random.default_rng(3).normal(size=positions.shape)
+    velocities = np.random.default_rng(3).normal(size=(3, *positions.shape))
+    velocities[1] = 0.0
     rates = local.rates(local.forward(positions, cell, types, pairs), velocities)
-    shifted = _reference(model, types, pairs, positions + 1e-30j * velocities, cell)
-    for name in NAMES[1:]:
-        if name in shifted:
-            want = np.imag(shifted[name]) / 1e-30
-            np.testing.assert_allclose(getattr(rates, name), want, atol=1e-12 * np.abs(want).max(), err_msg=name)
-        else:
-            assert not getattr(rates, name).any()
-    assert not any(x.any() for x in local.rates(local.forward(positions, cell, types, pairs), 0 * velocities))
+    for k in range(3):
+        shifted = _reference(model, types, pairs, positions + 1e-30j * velocities[k], cell)
+        for name in NAMES[1:]:
+            if name in shifted:
+                want = np.imag(shifted[name]) / 1e-30
+                found = getattr(rates, name)[k]
+                np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max(), err_msg=name)
+            else:
+                assert not getattr(rates, name).any()
 
 
 def test_rates_do_not_depend_on_threads() -> None:
@@ -48,12 +51,13 @@ def test_rates_do_not_depend_on_threads() -> None:
     pairs = build_pairs(positions, cell, np.array([True] * 3), model.cutoff)
     local = LocalNetwork(model)
     state = local.forward(positions, cell, types, pairs)
-    seeds = empty_multipoles(len(types))
-    seeds.charges[:] = 1.0
+    seeds = Multipoles(*(np.stack([array + 1.0, 0.5 * array]) for array in empty_multipoles(len(types))))
+    theta = 2 * np.pi * positions @ np.linalg.inv(cell)
+    angles = np.concatenate([np.sin(theta), np.cos(theta)], axis=1)
     before, found = numba.get_num_threads(), []
     for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
         numba.set_num_threads(threads)
-        found.append((local.rates(state, positions), local.edge_charges(state, seeds)))
+        found.append((local.rates(state, positions[None]), local.gradients(state, seeds, angles)))
     numba.set_num_threads(before)
     for one, two in zip(found[0], found[1], strict=True):
         assert all(np.array_equal(x, y) for x, y in zip(one, two, strict=True))
