@@ -5,7 +5,8 @@ last good step.
 
 64 molecules of water, 0.5 fs, NVE; trajectory, thermo and log every 20 steps, a checkpoint every 500. Time inside the
 writers is counted on the run itself, so that both sides of the ratio come from the same steps; a run without any output
-alternates with it as a check.
+alternates with it as a check. The files are made with the first report, once: 6 000 steps, so that this does not count as a
+cost of every step (over 1 000 steps the same run reads 3.3 to 8.5 % instead of 2.6 %).
 """
 
 from __future__ import annotations
