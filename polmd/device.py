@@ -14,6 +14,7 @@ from polmd.errors import InputError
 
 if TYPE_CHECKING:
     from polmd.dynamics.integrators import Integrator
+    from polmd.dynamics.state import Potential
     from polmd.potential import MultipolePotential
 
 #: What ``device`` may be: a backend, or "auto", a GPU where one can be used, and else the CPU.
@@ -112,13 +113,16 @@ def describe(name: str) -> str:
     return _BACKENDS[name].describe()
 
 
-def resident(name: str, integrator: Integrator) -> tuple[Integrator, str]:
-    """The integrator that runs on a backend, and what a log should say about it. Where the backend has none of this kind it is
-    the same one: it moves the atoms on the host, with forces from the device."""
+def resident(name: str, integrator: Integrator, potential: Potential) -> tuple[Integrator, str]:
+    """The integrator that runs on a backend, and what a log should say about it. Where the backend has none of this kind, or
+    forces are not its potential's alone (a field), it is the same one: it moves the atoms on the host, with forces from the
+    device."""
     place = _BACKENDS[name].resident
     if place is None:
         return integrator, ""
-    found = getattr(import_module(place[0]), place[1])(integrator)
+    found = integrator
+    if isinstance(potential, potential_class(name)):
+        found = getattr(import_module(place[0]), place[1])(integrator)
     if found is integrator:
         return (
             found,

@@ -124,7 +124,6 @@ def prepare(config: RunConfig) -> Prepared:
         method=config.electrostatics.method,
         tolerance=config.electrostatics.tolerance,
     )
-    _check_device(config, potential)
     conventions = _conventions(config, potential, system)
     if config.response is not None or config.field is not None:
         if not model.header.predicts or model.header.architecture.message_passing:
@@ -146,21 +145,6 @@ def prepare(config: RunConfig) -> Prepared:
     )
     in_field = FieldPotential(potential, np.array(config.field.vector_V_A), conventions)
     return Prepared(config, model, in_field, system, conventions, notes, warnings)
-
-
-def _check_device(config: RunConfig, potential: MultipolePotential) -> None:
-    """Refuse what the device cannot do."""
-    if potential.device == "cpu":
-        return
-    wanted = [
-        f"stage {name} (npt)"
-        for name, stage in zip(config.stage_names, config.stage, strict=True)
-        if isinstance(stage, Npt)
-    ]
-    if wanted:
-        raise InputError(
-            f'{", ".join(wanted)}: not available with model.device = "{potential.device}"; take device = "cpu"'
-        )
 
 
 def _conventions(config: RunConfig, potential: MultipolePotential, system: System) -> Conventions:
@@ -412,7 +396,7 @@ class Runner:
         }
 
     def _check_identity(self, content: dict[str, Any], prepared: Prepared) -> None:
-        stored, current = dict(content["identity"]), self._identity(prepared)
+        stored, current = {"device": "cpu"} | content["identity"], self._identity(prepared)  # older ones do not say
         changes = self.config.differences(stored.pop("input"))
         current.pop("input")
         if changes:
@@ -498,13 +482,14 @@ class Runner:
         simulation = Simulation(
             system,
             prepared.potential,
-            device.resident(prepared.device, _integrator(stages[index], self._momentum))[0],
+            device.resident(prepared.device, _integrator(stages[index], self._momentum), prepared.potential)[0],
             rng=self.rng,
             reporters=reporters,
             limits=limits,
             pressure=bool(system.pbc.all()),
             stage=self._names[index],
             stage_index=index,
+            pause_every=config.output.checkpoint_every,
         )
         started = time.monotonic()
         with simulation, self._signals(simulation, log):
@@ -550,7 +535,7 @@ class Runner:
             elif isinstance(stage, Thermostatted):
                 remove_momentum(state.system)
         self._momentum = _momentum(state.system)
-        integrator, where = device.resident(prepared.device, _integrator(stage, self._momentum))
+        integrator, where = device.resident(prepared.device, _integrator(stage, self._momentum), prepared.potential)
         simulation.set_stage(integrator, self._names[index], index)
         log.info(f"stage {self._names[index]}: {_describe_stage(stage)}{'; ' if where else ''}{where}")
         if isinstance(stage, Npt):
@@ -586,7 +571,7 @@ class Runner:
                 current.request_stop()
 
         try:
-            simulation.run(stage.length - simulation.stage_step, on_step=after_step, pause_every=every)
+            simulation.run(stage.length - simulation.stage_step, on_step=after_step)
         except _Interrupted:
             pass
         except OutputError:  # what was written before the last checkpoint is whole, and fits it

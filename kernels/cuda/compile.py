@@ -149,6 +149,7 @@ class Kernel:
     shared : bytes of shared memory that a launch asks for
     occupancy : least part of a processor's threads that registers and shared memory must leave room for (sm_80, sm_90)
     double : float64 instructions, beyond additions and conversions, that a kernel of float32 may have, and what they are
+    sums : what a kernel of float32 adds up in float64; it may add nothing else there
     """
 
     function: Callable
@@ -158,6 +159,7 @@ class Kernel:
     shared: int = 0
     occupancy: float = 0.25
     double: tuple[int, str] = (0, "")
+    sums: str = ""
     _dispatcher: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -337,6 +339,8 @@ class Report:
     occupancy, stated : part of a processor's threads that fit, and the least that the kernel states
     double : float64 instructions other than additions, conversions and moves, by name (kernels of float32 only)
     allowed : how many of these it may have
+    additions : float64 additions and subtractions (kernels of float32 only)
+    sums : what they are
     """
 
     kernel: str
@@ -351,6 +355,8 @@ class Report:
     stated: float
     double: dict[str, int]
     allowed: int
+    additions: int
+    sums: str
 
     def problems(self) -> list[str]:
         """What is not as it should be."""
@@ -362,6 +368,8 @@ class Report:
             found.append(f"{where}: occupancy {self.occupancy:.3f}, stated {self.stated:.3f}")
         if sum(self.double.values()) > self.allowed:
             found.append(f"{where}: float64 instructions {self.double}, allowed {self.allowed}")
+        if self.additions and not self.sums:
+            found.append(f"{where}: {self.additions} float64 additions in no named sum")
         return found
 
 
@@ -409,17 +417,15 @@ def assembler() -> Path | None:
 
 
 _DOUBLE = re.compile(r"^\s+(?:@\S+\s+)?([a-z]+)(?:\.\w+)*\.f64\b[^\n]*$", re.MULTILINE)
-#: What moves, converts and adds float64 numbers.
-_HARMLESS = {"ld", "st", "mov", "cvt", "add", "sub", "neg", "selp", "ldu"}
+#: What moves and converts float64 numbers, and what adds them.
+_MOVES, _ADDITIONS = {"ld", "st", "mov", "cvt", "neg", "selp", "ldu"}, {"add", "sub"}
 
 
-def double_instructions(text: str) -> dict[str, int]:
-    """float64 instructions of a PTX text that are not moves, conversions or additions, counted by name."""
-    found: dict[str, int] = {}
-    for name in _DOUBLE.findall(text):
-        if name not in _HARMLESS:
-            found[name] = found.get(name, 0) + 1
-    return found
+def double_instructions(text: str) -> tuple[dict[str, int], int]:
+    """float64 instructions of a PTX text that are not moves, conversions or additions, counted by name; and additions."""
+    names = _DOUBLE.findall(text)
+    others = [name for name in names if name not in _MOVES | _ADDITIONS]
+    return {name: others.count(name) for name in others}, sum(name in _ADDITIONS for name in names)
 
 
 def report(kernel: Kernel, architecture: tuple[int, int]) -> Report:
@@ -447,6 +453,7 @@ def report(kernel: Kernel, architecture: tuple[int, int]) -> Report:
     registers = number(r"Used (\d+) registers")
     shared = number(r"(\d+) bytes smem") + kernel.shared
     single = np.dtype(kernel.dtype).itemsize == 4
+    double, additions = double_instructions(text) if single else ({}, 0)
     return Report(
         kernel=kernel.name,
         precision=kernel.precision,
@@ -458,6 +465,8 @@ def report(kernel: Kernel, architecture: tuple[int, int]) -> Report:
         shared=shared,
         occupancy=occupancy(kernel.block, registers, shared, architecture),
         stated=kernel.occupancy,
-        double=double_instructions(text) if single else {},
+        double=double,
         allowed=kernel.double[0],
+        additions=additions,
+        sums=kernel.sums or kernel.double[1],
     )

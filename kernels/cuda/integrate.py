@@ -58,8 +58,9 @@ def gather_forces(dtype: np.dtype, block: int = 32) -> Kernel:
 
     nothing = np.float64(0)
     return Kernel(
-        gather_forces, (_I, _I2, _I2, _I2, array(real(dtype), 3), _F2, _F2, _F2), np.dtype(dtype), block, occupancy=0.45
-    )
+        gather_forces, (_I, _I2, _I2, _I2, array(real(dtype), 3), _F2, _F2, _F2), np.dtype(dtype), block, occupancy=0.45,
+        sums="the force on an atom",
+    )  # fmt: skip
 
 
 @functools.cache

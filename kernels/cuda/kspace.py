@@ -108,7 +108,7 @@ def structure_factor(rank: int, dtype: np.dtype, side: int = SIDE, parts: int = 
 
     return Kernel(
         structure_factor, (array(fraction, 2), array(number, 2), array(types.int32, 2), _F2), np.dtype(dtype), threads,
-        occupancy=0.37 if np.dtype(dtype).itemsize == 4 else 0.25,
+        occupancy=0.37 if np.dtype(dtype).itemsize == 4 else 0.25, sums="structure factors",
     )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def fields(columns: int, both: bool, dtype: np.dtype, side: int = SIDE, parts: i
     return Kernel(
         fields,
         (array(fraction, 2), array(number, 2), array(types.int32, 2), array(number), _F2, _F2, _F2),
-        np.dtype(dtype), threads, occupancy=0.25,
+        np.dtype(dtype), threads, occupancy=0.25, sums="fields of an atom",
     )  # fmt: skip
 
 

@@ -305,7 +305,7 @@ def interpolate(order: int, columns: int, dtype: np.dtype, block: int = 64) -> K
     return Kernel(
         interpolate,
         (_I2, _F2, _I, array(number, 3), array(number, 3), array(number, 2), _F2), np.dtype(dtype), block,
-        occupancy=0.25 if np.dtype(dtype).itemsize == 4 else 0.18,
+        occupancy=0.25 if np.dtype(dtype).itemsize == 4 else 0.18, sums="fields of an atom",
     )  # fmt: skip
 
 

@@ -750,4 +750,5 @@ def reverse(spec: Spec, dtype: np.dtype, block: int = 64) -> Kernel:
             array(types.float64, 2),
         ),
         np.dtype(dtype), block, shared_bytes(spec, dtype, True), occupancy=_OCCUPANCY[np.dtype(dtype).itemsize][1],
+        sums="the part of the centre in its force, the virial of an atom",
     )  # fmt: skip

@@ -69,4 +69,5 @@ def all_pairs(columns: int, which: str, dtype: np.dtype, block: int = 64) -> Ker
         all_pairs,
         (array(types.float64, 2), array(number, 2), array(number, 2), array(number), array(types.float64, 2)),
         np.dtype(dtype), block, occupancy=0.3 if np.dtype(dtype).itemsize == 4 else 0.18,
+        sums="differences of positions, fields of an atom",
     )  # fmt: skip

@@ -64,5 +64,5 @@ def edge_charges(dtype: np.dtype, block: int = 32) -> Kernel:
     f2, i2 = array(types.float64, 2), array(types.int32, 2)
     return Kernel(
         edge_charges, (array(types.int32), i2, i2, i2, array(number, 3), array(number, 3), f2, f2, f2), np.dtype(dtype),
-        block, occupancy=0.25,
+        block, occupancy=0.25, sums="the parts of an atom",
     )  # fmt: skip

@@ -151,12 +151,11 @@ def _run_on(name: str, case: Case, structures: Structures) -> Iterator[Row]:
     from polmd.cuda.timing import measure_on_device
 
     file = model_path(case.model)
-    settings = f"{name}, {describe(name)}"
     reason = f"{case.model} is not set" if file is None else ""
     if case.measure not in ("energy_forces", "nve"):
         reason = f"{case.measure} is not measured on a GPU"
-    if case.method == "mesh":
-        reason = "the mesh is not available on a GPU"
+    if case.method == "none":
+        reason = "no electrostatics is not measured on a GPU"
     if reason or file is None:
         yield Row(case.name, case.measure, 0, "polmd", version("polmd"), "", 0, describe(name), note=reason)
         return
@@ -164,7 +163,7 @@ def _run_on(name: str, case: Case, structures: Structures) -> Iterator[Row]:
     for precision in case.precision:
         for stage, timing, note in measure_on_device(case, model, system, precision):
             yield Row(
-                case.name, case.measure, len(system), "polmd", version("polmd"), f"{precision}, {settings}", 0,
+                case.name, case.measure, len(system), "polmd", version("polmd"), f"{precision}, {case.method}, {name}", 0,
                 describe(name), stage, 1e3 * timing.median, 1e3 * timing.fastest, timing.repeats, note=note,
             )  # fmt: skip
 

@@ -86,13 +86,13 @@ def counts(s: Sizes, number: int) -> list[Count]:
     found = [
         Count("integrate.kick_drift", n * 8.0 * 3 * 5, n * 12.0),
         Count("neighbors.check", n * 8.0 * 6, n * 8.0),
-        Count("descriptor.find_edges", n * (p * 16 + p * 24 + e * 3 * b + p * 4), n * p * (30 + p)),
+        Count("descriptor.edges", n * (p * 16 + p * 24 + e * 3 * b + p * 4), n * p * (30 + p)),
         Count("network.forward", n * (e * 3 * b + kept + 24 * 8) + weights, n * forward),
-        Count("moments.pack", n * (24 + fraction + 24 * 8 + 10 * b), n * 150.0),
-        Count("kspace.structure, M", n * (fraction + 10 * b) + k * 28.0, n * k * (_PHASE + _FORM + 8.0)),
+        Count("moments.pack_sources", n * (24 + fraction + 24 * 8 + 10 * b), n * 150.0),
+        Count("kspace.structure_factor, M", n * (fraction + 10 * b) + k * 28.0, n * k * (_PHASE + _FORM + 8.0)),
         Count("kspace.fields, 10", n * (fraction + 10 * b + 80) + k * (12 + b + 16.0), n * k * (_PHASE + 8 + 23.0)),
         Count("moments.respond", n * 8.0 * (24 + 10 + 10 + 11 + 4 + 10), n * 250.0),
-        Count("kspace.structure, induced", n * (fraction + 4 * b) + k * 28.0, n * k * (_PHASE + 14.0)),
+        Count("kspace.structure_factor, induced", n * (fraction + 4 * b) + k * 28.0, n * k * (_PHASE + 14.0)),
         Count(
             "kspace.fields, 13",
             n * (fraction + 10 * b + 104) + k * (12 + b + 32.0),
@@ -114,7 +114,7 @@ def mesh_counts(s: Sizes, number: int, points: int) -> list[Count]:
     convolve = Count("mesh.convolve", 3.0 * points * b, 1.0 * points)
     line = 144 * (12 * 8 + 60.0)
     return [
-        Count("moments.pack_fractions and sorting", n * 140.0, n * 60.0),
+        Count("moments.pack_fractions, sorting", n * 140.0, n * 60.0),
         Count("mesh.spread, M", n * (36 + 10 * b) + points * b, n * (tiles * 512 * 8 + 1728 * 28.0 + tiles * 2600)),
         transform,
         convolve,

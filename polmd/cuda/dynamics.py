@@ -16,7 +16,7 @@ from numba import cuda
 
 from polmd.cuda.engine import Engine
 from polmd.cuda.potential import CudaPotential
-from polmd.dynamics.integrators import Integrator, Langevin, VelocityVerlet
+from polmd.dynamics.integrators import Barostatted, Integrator, Langevin, VelocityVerlet
 from polmd.dynamics.state import Potential, State
 from polmd.kernels.cuda import integrate
 from polmd.kernels.cuda.compile import SIMULATED, Recording
@@ -35,6 +35,8 @@ def resident(integrator: Integrator) -> Integrator:
         return ResidentVerlet(integrator)
     if type(integrator) is Langevin:
         return ResidentLangevin(integrator)
+    if type(integrator) is Barostatted and type(integrator.inner) is Langevin:
+        return ResidentBarostatted(integrator)
     return integrator
 
 
@@ -271,3 +273,47 @@ class ResidentLangevin(_Resident, Langevin):
         """Take back what ``state_arrays`` gave."""
         self.heat_eV, self.steps = float(arrays["heat_eV"]), int(arrays["steps"])
         self.key = np.array(arrays["key"], np.int64)
+
+
+class ResidentBarostatted(Barostatted):
+    """:class:`polmd.dynamics.integrators.Barostatted` with its steps between two actions of the barostat on the device.
+
+    The barostat acts on the host: positions, velocities, forces and stress cross once in ``every`` steps, and the list and
+    what depends on the cell are made again.
+    """
+
+    inner: ResidentLangevin
+
+    def __init__(self, integrator: Barostatted) -> None:
+        self.__dict__.update(integrator.__dict__)
+        assert isinstance(integrator.inner, Langevin)
+        self.inner = ResidentLangevin(integrator.inner)
+
+    @property
+    def launches_per_step(self) -> int:
+        """Kernels of a step in which the barostat does not act; zero before the first."""
+        return self.inner.launches_per_step
+
+    def step(self, state: State, potential: Potential, *, stress: bool = False) -> None:
+        """One step."""
+        self.advance(state, potential, 1, stress=stress)
+
+    def advance(
+        self,
+        state: State,
+        potential: Potential,
+        count: int,
+        *,
+        stress: bool = False,
+        max_force_eV_per_A: float = math.inf,
+        max_displacement_A: float = math.inf,
+    ) -> int:
+        """See :class:`polmd.dynamics.integrators.Resident`; up to the next action of the barostat."""
+        left = self.every - self.inner.steps % self.every
+        done = self.inner.advance(
+            state, potential, min(count, left), stress=stress or count >= left, max_force_eV_per_A=max_force_eV_per_A,
+            max_displacement_A=max_displacement_A,
+        )  # fmt: skip
+        if done == left:
+            self.move_cell(state, potential)
+        return done

@@ -110,6 +110,11 @@ class Engine:
         """Whether there are induced moments."""
         return bool({"charge_responses", "polarizabilities"} & set(self.predicts))
 
+    @property
+    def mesh(self) -> tuple[int, int, int] | None:
+        """Points of the mesh in use, or None: the direct sum, or open boundaries."""
+        return self._mesh.shape if self.periodic and self._mesh is not None else None
+
     def block(self, threads: int) -> int:
         """Threads of a block: few in the simulator."""
         return min(threads, _SIMULATED_BLOCK) if SIMULATED else threads
@@ -242,7 +247,7 @@ class Engine:
                 raise InputError(f"the reciprocal sum over {nk} wave vectors does not fit: take a smaller cell")
             self._waves = cuda.to_device(np.ascontiguousarray(numbers.n, np.int32))
             self.structure, self.more = cuda.to_device(np.zeros((2, nk))), cuda.to_device(np.zeros((2, nk)))
-            shape = self.mesh_shape(cell)
+            shape = self.mesh_shape(cell if self._fixed is None else self._fixed[0])
             self._mesh = _Mesh(self, shape) if shape is not None else None
         vectors = numbers.vectors(cell)
         k2 = (vectors**2).sum(0)

@@ -77,7 +77,7 @@ def write_report(path: Path) -> Iterator[str]:
     with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
-            "kernel precision architecture block registers spills_B local_B shared_B occupancy stated float64".split()
+            "kernel precision architecture block registers spills_B local_B shared_B occupancy stated float64 float64_sums".split()
         )
         for architecture in ARCHITECTURES:
             for precision in PRECISIONS:
@@ -88,7 +88,7 @@ def write_report(path: Path) -> Iterator[str]:
                     writer.writerow(
                         [
                             r.kernel, r.precision, name, r.block, r.registers, r.spills, r.local, r.shared,
-                            f"{r.occupancy:.3f}", r.stated, double,
+                            f"{r.occupancy:.3f}", r.stated, double, r.sums if r.additions else "",
                         ]
                     )  # fmt: skip
                     yield (

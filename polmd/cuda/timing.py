@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from polmd.bench.cases import Case
-from polmd.bench.roofline import DEVICES, Sizes, counts
+from polmd.bench.roofline import Sizes, counts, mesh_counts
 from polmd.bench.timing import Timing, measure
 from polmd.cuda.dynamics import _Resident, resident
 from polmd.cuda.engine import Engine
@@ -21,12 +21,14 @@ from polmd.system import System
 
 #: Steps of a measurement without the host, and repeats of a kernel on its own.
 _STEPS, _REPEATS = (2, 1) if SIMULATED else (100, 50)
+#: Whose speeds the floors are for.
+_DEVICE = "H100"
 
 
 def measure_on_device(case: Case, model: Model, system: System, precision: str) -> Iterator[tuple[str, Timing, str]]:
     """(stage, time, note) of an evaluation with results on the host, or of a step of constant-energy dynamics without,
     and of every kernel of it."""
-    potential = CudaPotential(model, precision=precision)
+    potential = CudaPotential(model, precision=precision, method=case.method, tolerance=case.tolerance)
     engine = potential.engine
     least, warm = (1, 1) if SIMULATED else (5, 3)
     if case.measure == "energy_forces":
@@ -48,28 +50,32 @@ def measure_on_device(case: Case, model: Model, system: System, precision: str) 
     total = 0.0
     for kernel, seconds in engine.queue.profile(engine.launch_forces, _REPEATS):
         total += seconds
-        floor, device = floors.get(kernel.name, (float("nan"), ""))
-        note = f"floor {1e6 * floor:.3g} µs ({device}), measured/floor {seconds / floor:.1f}" if floor == floor else ""
+        known = floors.get(kernel.name)
+        note = ""
+        if known:  # launches of one kernel come in the order of the counts
+            floor = known.pop(0)
+            note = f"floor {1e6 * floor:.3g} µs ({_DEVICE}), measured/floor {seconds / floor:.1f}"
         yield kernel.name, Timing(seconds, float("nan"), _REPEATS), note
-    yield "all kernels of the forces", Timing(total, float("nan"), _REPEATS), ""
+    note = "" if engine.mesh is None else "without the transforms of the mesh"
+    yield "all kernels of the forces", Timing(total, float("nan"), _REPEATS), note
 
 
-def _floors(engine: Engine) -> dict[str, tuple[float, str]]:
-    """Floor of every kernel for this model and system, on the nearest device whose speeds are known."""
-    s = engine.spec
+def _floors(engine: Engine) -> dict[str, list[float]]:
+    """Floors of the launches of every kernel for this model and system, s, on the device whose speeds are known."""
+    s, number = engine.spec, engine.dtype.itemsize
     pairs, starts = engine.fetch_all([engine._counts, engine._starts])
     waves = len(engine.numbers.n) if engine.numbers is not None and engine.periodic else 0
     sizes = Sizes(
         engine.n, float(np.mean(starts[:, -1])), float(np.mean(pairs)), waves, s.nz, s.nr, s.nl, s.nc, s.nb, s.n_first,
         s.readouts, s.h0, s.h1, s.nh,
     )  # fmt: skip
-    device = "H100"
-    found: dict[str, tuple[float, str]] = {}
-    for count in counts(sizes, engine.dtype.itemsize):
-        name = re.sub(r",.*", "", count.kernel).replace("kspace.structure", "kspace.structure_factor")
-        name = name.replace("descriptor.find_edges", "descriptor.edges")
-        floor = count.floor(device, engine.dtype.itemsize == 8)
-        before = found.get(name, (0.0, device))[0]
-        found[name] = max(before, floor), device
-    assert device in DEVICES
+    kernels = counts(sizes, number)
+    if engine.mesh is not None:
+        kernels = [c for c in kernels if not c.kernel.startswith("kspace")]
+        kernels += mesh_counts(sizes, number, math.prod(engine.mesh))
+    if not engine.responds:  # one sum, with the forces
+        kernels = [c for c in kernels if not c.kernel.endswith((", induced", ", 10"))]
+    found: dict[str, list[float]] = {}
+    for count in kernels:
+        found.setdefault(count.kernel.partition(",")[0], []).append(count.floor(_DEVICE, number == 8))
     return found

@@ -302,15 +302,19 @@ class Barostatted:
         due = (self.inner.steps + 1) % self.every == 0
         self.inner.step(state, potential, stress=stress or due)
         if due:
-            if self.pressure is not None:
-                self.barostat.pressure_bar = self.pressure.at(self.inner.steps - 0.5 * self.every)
-            self.work_eV += self.barostat.apply(
-                state,
-                potential,
-                self.inner.thermostat.temperature_K,
-                self.degrees_of_freedom(state.system),
-                self.every * self.timestep_fs,
-            )
+            self.move_cell(state, potential)
+
+    def move_cell(self, state: State, potential: Potential) -> None:
+        """Let the barostat act."""
+        if self.pressure is not None:
+            self.barostat.pressure_bar = self.pressure.at(self.inner.steps - 0.5 * self.every)
+        self.work_eV += self.barostat.apply(
+            state,
+            potential,
+            self.inner.thermostat.temperature_K,
+            self.degrees_of_freedom(state.system),
+            self.every * self.timestep_fs,
+        )
 
     def conserved(self, state: State) -> float:
         """Potential plus kinetic energy, less heat and work, eV."""

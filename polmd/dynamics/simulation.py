@@ -90,6 +90,8 @@ class Simulation:
     limits : see ``Limits``
     pressure : compute the stress at steps that are reported, so that reporters get the pressure
     stage, stage_index : name and place of the current stage, for reporters
+    pause_every : ``on_step`` of ``run`` is called at steps divisible by this also where an integrator on a device does many
+        steps at a time; 0: only when steps are reported
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Simulation:
         pressure: bool = False,
         stage: str = "",
         stage_index: int = 0,
+        pause_every: int = 0,
     ) -> None:
         _check_system(system)
         system = system.copy()
@@ -115,11 +118,13 @@ class Simulation:
         self.pressure = pressure
         self.stage = stage
         self.stage_index = stage_index
+        self.pause_every = pause_every
         self._system = system
         self._rng = np.random.default_rng(rng)
         self._state: State | None = None
         self._origin = (0, 0.0)  # step and time at which the current stage started
         self._reported = -1  # the last step that reporters saw
+        self._end = 0  # the step up to which run goes
         self._stop = False
         self._stepping = False
         self._volume = 0.0  # at the start of the current stage
@@ -208,7 +213,7 @@ class Simulation:
         finally:
             self.set_stage(*before)
 
-    def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None, *, pause_every: int = 0) -> int:
+    def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None) -> int:
         """Do ``n_steps`` steps, fewer when the integrator has finished or a stop is requested; returns how many.
 
         ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. An integrator on a
@@ -219,15 +224,15 @@ class Simulation:
         self._refresh(state)
         if self._reported != state.step:
             self._report(state)
-        done = 0
-        while done < n_steps and not self._stop and not self.integrator.finished(state):
-            done += self._step(state, self._stride(state, n_steps - done, pause_every))
+        first, self._end = state.step, state.step + n_steps
+        while state.step < self._end and not self._stop and not self.integrator.finished(state):
+            self._step(state)
             self._report(state)
             if on_step is not None:
                 on_step(self)
-        if done < n_steps and not self.integrator.finished(state):
+        if state.step < self._end and not self.integrator.finished(state):
             self._stop = False
-        return done
+        return state.step - first
 
     def request_stop(self) -> None:
         """End the current run after the step under way, or the next run before its first; safe in signal handlers."""
@@ -387,18 +392,17 @@ class Simulation:
     def _limits(self) -> Limits:
         return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
-    def _stride(self, state: State, most: int, pause_every: int) -> int:
+    def _stride(self, state: State) -> int:
         """Steps until somebody wants to see the state."""
-        if not hasattr(self.integrator, "advance"):
-            return 1
-        intervals = [reporter.every for reporter in self.reporters] + ([pause_every] if pause_every else [])
-        return min([most, _MOST_STEPS, *(every - state.step % every for every in intervals)])
+        intervals = [reporter.every for reporter in self.reporters] + ([self.pause_every] if self.pause_every else [])
+        return min([self._end - state.step, _MOST_STEPS, *(every - state.step % every for every in intervals)])
 
-    def _step(self, state: State, count: int) -> int:
+    def _step(self, state: State) -> None:
         try:
             self._stepping = True
-            stress = self._wants_stress(state.step + count)
             advance = getattr(self.integrator, "advance", None)  # of an integrators.Resident
+            count = 1 if advance is None else self._stride(state)
+            stress = self._wants_stress(state.step + count)
             if advance is not None:
                 limits = self._limits()
                 count = advance(
@@ -421,7 +425,6 @@ class Simulation:
                 error.add_note(f"the potential could not be taken back to the last good step: {failure}")
             raise
         self._good.take(state, self.integrator, self.potential)
-        return count
 
     def _check(self, state: State, limits: Limits) -> None:
         """Raise ``BlowUpError`` unless everything is finite and within the limits (written so that NaN fails)."""

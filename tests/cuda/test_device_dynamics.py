@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from comparing import TOLERANCE, make_system
@@ -10,7 +12,9 @@ from random_models import random_model
 
 from polmd import MultipolePotential
 from polmd.cuda.dynamics import ResidentLangevin, ResidentVerlet, resident
-from polmd.dynamics.integrators import Bussi, Integrator, Langevin, VelocityVerlet
+from polmd.cuda.potential import CudaPotential
+from polmd.dynamics.barostats import StochasticCellRescaling
+from polmd.dynamics.integrators import Barostatted, Bussi, Integrator, Langevin, VelocityVerlet
 from polmd.dynamics.simulation import BlowUpError, Limits, Simulation
 from polmd.model.file import Model
 from polmd.system import System
@@ -38,9 +42,14 @@ class _Noise:
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.key = rng.integers(0, 1 << 32, size=2, dtype=np.int64).tolist()
-        self.bit_generator, self._step = rng.bit_generator, 0
+        self._rng, self.bit_generator, self._step = rng, rng.bit_generator, 0
 
-    def standard_normal(self, shape: tuple[int, int]) -> np.ndarray:
+    def integers(self, high: int) -> int:
+        return int(self._rng.integers(high))
+
+    def standard_normal(self, shape: tuple[int, int] | None = None) -> np.ndarray | float:
+        if shape is None:  # the barostat's numbers are the host's on both
+            return float(self._rng.standard_normal())
         out = np.zeros(shape)
         for i in range(shape[0]):
             a, b, c, d = philox(i, self._step, 0, 0, *self.key)
@@ -160,6 +169,55 @@ def test_resumed_bit_for_bit() -> None:
     assert np.array_equal(again.state.system.positions, whole.state.system.positions)
     assert np.array_equal(again.state.system.velocities, whole.state.system.velocities)
     assert again.state.result.energy == whole.state.result.energy and again.conserved == whole.conserved
+
+
+def test_barostat_between_steps_on_the_device() -> None:
+    """Steps and barostat equal to the CPU's with the same noise; resumed bit for bit."""
+    model = _model()
+    start = _start(model)
+
+    def simulation(**options: str) -> Simulation:
+        barostat = StochasticCellRescaling(1.0, time_ps=1e4, coupling="anisotropic")
+        integrator = Barostatted(Langevin(0.5, 300.0, 5.0), barostat, every=2)
+        potential = MultipolePotential(model, skin=0.05, **options)
+        device = resident(integrator) if options else integrator
+        return Simulation(start, potential, device, rng=1, limits=Limits(math.inf, math.inf, 2.0))
+
+    cpu, whole = simulation(), simulation(device="cuda")
+    cpu.state.rng = _Noise(1)  # type: ignore[assignment]
+    assert whole.state.step == 0
+    cpu.run(3)
+    whole.run(3)
+    content = whole.checkpoint_content()
+    cpu.run(2)
+    whole.run(2)
+    a, b = whole.state.system, cpu.state.system
+    assert np.abs(b.cell - start.cell).max() > 1e-4
+    assert np.abs(a.cell - b.cell).max() < 1e-9 * np.abs(b.cell - start.cell).max()
+    assert np.abs(a.positions - b.positions).max() < 1e-9 * np.abs(b.positions - start.positions).max()
+    assert abs(whole.conserved - cpu.conserved) < 1e-9 * abs(cpu.conserved)
+    again = simulation(device="cuda")
+    again.restore(content)
+    again.run(2)
+    assert np.array_equal(again.state.system.positions, a.positions)
+    assert np.array_equal(again.state.system.cell, a.cell) and again.conserved == whole.conserved
+
+
+def test_mesh_of_fixed_wave_numbers_stays_when_the_cell_changes() -> None:
+    """A run that is resumed with another cell than that at the start of the stage has the same mesh."""
+    model, system = _model(), make_system()
+    shapes = []
+    for stretch in (1.0, 1.5):
+        potential = MultipolePotential(model, device="cuda", method="mesh", tolerance=1e-3)
+        assert isinstance(potential, CudaPotential)
+        potential.fix_wave_numbers(system.cell)
+        other = system.copy()
+        other.cell *= stretch
+        potential.engine.load(other)
+        assert potential.engine._mesh is not None
+        shapes.append(potential.engine._mesh.shape)
+    potential.fix_wave_numbers(None)
+    assert shapes[0] == shapes[1] != potential.engine.mesh_shape(other.cell)
 
 
 def test_other_integrators_move_atoms_on_the_host() -> None:

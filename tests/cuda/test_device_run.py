@@ -12,7 +12,7 @@ from random_models import random_model
 from typer.testing import CliRunner
 
 from polmd import cli
-from polmd.errors import InputError, OutputError, PolmdError
+from polmd.errors import OutputError, PolmdError
 
 INPUT = """
 seed = 3
@@ -40,6 +40,13 @@ kind = "nvt"
 steps = 6
 temperature_K = 300.0
 friction_per_ps = 5.0
+[[stage]]
+name = "press"
+kind = "npt"
+steps = 3
+temperature_K = 300.0
+barostat_every = 2
+barostat_time_ps = 1e4
 """
 
 
@@ -67,8 +74,10 @@ def test_run_and_resume(folder: Path) -> None:
     assert "stage relax" in log and "cuda computes the forces, atoms are moved on the host" in log
     assert "stage warm" in log and "cuda does the whole step" in log
     rows = list(csv.DictReader((whole / "thermo.csv").open()))
-    assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8]
+    assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8, 10]
     assert all(row["pressure_GPa"] for row in rows)
+    assert "stage press" in log and log.count("cuda does the whole step") == 2
+    assert float(rows[-1]["volume_A3"]) != float(rows[0]["volume_A3"])
 
     import polmd.run as running
 
@@ -90,18 +99,17 @@ def test_run_and_resume(folder: Path) -> None:
     assert (ends[0].positions == ends[1].positions).all()
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ('[[stage]]\nkind = "npt"\nsteps = 2\ntemperature_K = 300.0\n', r"stage npt \(npt\): not available"),
-    ],
-)
-def test_what_is_not_available_is_refused(folder: Path, extra: str, message: str) -> None:
-    source = folder / "input.toml"
-    text = source.read_text()
-    source.write_text(text + extra if extra.startswith("[[") else text.replace("[output]", extra + "[output]"))
-    with pytest.raises(InputError, match=message):
-        _polmd("check", source, "--device", "cuda")
+def test_in_a_field_the_host_moves_the_atoms(folder: Path) -> None:
+    source, energies = folder / "input.toml", []
+    text = source.read_text().partition("[[stage]]")[0].replace('"mixed"', '"double"')
+    stage = '[[stage]]\nkind = "nve"\nsteps = 2\ntimestep_fs = 0.1\nvelocities = "keep"\n'
+    source.write_text(text + "[field]\nvector_V_A = [0.01, 0.02, -0.03]\n" + stage)
+    for device in ("cpu", "cuda"):
+        _polmd("run", source, "--device", device, "--out", folder / device)
+        rows = list(csv.DictReader((folder / device / "thermo.csv").open()))
+        energies.append([float(row["conserved_eV"]) for row in rows])
+    assert "atoms are moved on the host" in (folder / "cuda" / "run.log").read_text()
+    assert energies[1] == pytest.approx(energies[0], rel=1e-9)
 
 
 def test_info() -> None:
