@@ -1,7 +1,7 @@
 """How kernels are compiled: one decorator for drivers, one for the scalar physics, one cache directory.
 
 Numba's disk cache looks only at the file of the cached function, not at the functions it calls in other files. The
-cache directory is therefore named by a hash of every source file that is compiled (all but ``reference``), Numba's
+cache directory is therefore named by a hash of every source file that is compiled for the CPU, Numba's
 version and the CPU.
 
 Drivers are compiled in a child process and then loaded from the cache. A process that compiles holds several copies of
@@ -48,7 +48,7 @@ def cache_directory() -> Path | None:
     """
     digest = hashlib.sha256(f"{numba.__version__} {_cpu()}".encode())
     here = Path(__file__).resolve().parent
-    for path in sorted(p for p in here.rglob("*.py") if "reference" not in p.relative_to(here).parts):
+    for path in sorted(p for p in here.rglob("*.py") if not {"reference", "cuda"} & set(p.relative_to(here).parts)):
         digest.update(str(path.relative_to(here)).encode())
         digest.update(path.read_bytes())
     candidates = [os.environ.get("POLMD_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~/.cache")]

@@ -26,6 +26,9 @@ cli_analysis.register(app)
 Input = Annotated[Path, typer.Argument(help="input.toml", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory, in place of the one in the input.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="At most this many steps in every stage.")]
+Device = Annotated[
+    Literal["cpu", "cuda", "auto"] | None, typer.Option("--device", help="Where to compute, in place of model.device.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -49,6 +52,7 @@ def run(
         float | None, typer.Option("--max-hours", min=0.0, help="Wall-clock limit, in place of limits.max_hours.")
     ] = None,
     replica: Annotated[int | None, typer.Option("--replica", min=0, help="Run only this replica, from 0.")] = None,
+    device: Device = None,
 ) -> None:
     """Run the stages of an input.
 
@@ -63,16 +67,19 @@ def run(
     config = _config(input_file, out, steps)
     if max_hours is not None:
         config = config.with_max_hours(max_hours)
+    if device is not None:
+        config = config.with_device(device)
     console = Console(highlight=False, soft_wrap=True)
     raise typer.Exit(run_input(config, console, resume=resume, overwrite=overwrite, replica=replica))
 
 
 @app.command()
-def check(input_file: Input, out: Out = None, steps: Steps = None) -> None:
+def check(input_file: Input, out: Out = None, steps: Steps = None, device: Device = None) -> None:
     """Do everything but the run: atoms, model, first energy, memory, expected speed. Writes nothing."""
     from polmd.check import check_run
 
-    for line in check_run(_config(input_file, out, steps)):
+    config = _config(input_file, out, steps)
+    for line in check_run(config if device is None else config.with_device(device)):
         typer.echo(line)
 
 
@@ -275,6 +282,15 @@ def electrostatics(
         typer.echo(f"written to {out}")
 
 
+@app.command("info")
+def system_info() -> None:
+    """Show versions, processor, threads, and the devices that can be used."""
+    from polmd.info import lines
+
+    for line in lines():
+        typer.echo(line)
+
+
 @app.command()
 def schema() -> None:
     """Print the reference of input.toml (Markdown)."""
@@ -285,18 +301,39 @@ def schema() -> None:
 
 @app.command()
 def bench(
-    cases: Annotated[Path, typer.Argument(help="file of cases, such as benchmarks/water.toml", show_default=False)],
+    cases: Annotated[
+        Path | None, typer.Argument(help="file of cases, such as benchmarks/water.toml", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.")] = None,
     only: Annotated[str | None, typer.Option("--only", help="Only cases whose name contains this.")] = None,
+    device: Device = None,
+    compile_report: Annotated[
+        Path | None,
+        typer.Option(
+            "--compile-report",
+            help="CSV file of what the compiler makes of every GPU kernel for sm_80 and sm_90; needs no GPU.",
+        ),
+    ] = None,
 ) -> None:
     """Measure polmd and, where they are installed, its peers: medians, ratios, versions, device."""
     from polmd.bench import load_cases, run_cases, write_csv
+    from polmd.errors import InputError
 
+    if compile_report is not None:
+        from polmd.cuda.report import write_report
+
+        for line in write_report(compile_report):
+            typer.echo(line)
+    if cases is None:
+        if compile_report is None:
+            raise InputError("give a file of cases, such as benchmarks/water.toml, or --compile-report")
+        return
     rows = []
-    for row in run_cases(load_cases(cases), cases.parent, only):
+    for row in run_cases(load_cases(cases), cases.parent, only, device or "cpu"):
         rows.append(row)
-        what = f"{row.case:28} {row.atoms:6} atoms  {row.program:22} {row.settings:18} {row.threads} threads"
-        figures = f"{row.median_ms:10.3f} ms" if row.median_ms == row.median_ms else row.note
+        where = f"{row.threads} threads" if row.threads else row.device
+        what = f"{row.case:28} {row.atoms:6} atoms  {row.program:22} {row.settings:18} {where}"
+        figures = f"{row.median_ms:10.3f} ms  {row.note}" if row.median_ms == row.median_ms else row.note
         figures += f"  x {row.ratio:.2f}" if row.ratio == row.ratio else ""
         figures += f"  {row.memory_MiB:.0f} MiB" if row.memory_MiB == row.memory_MiB else ""
         typer.echo(f"{what}  {figures}  {row.stage}".rstrip())

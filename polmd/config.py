@@ -153,11 +153,16 @@ class Model(Section):
         description="a bundled model (`polmd models` lists them), or the path of a model file (with `/` or `.h5`), "
         "relative to the folder of the input",
     )
-    device: Literal["cpu"] = Field(default="cpu", description="where to compute")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="cpu",
+        description="where to compute: cpu, cuda (an NVIDIA GPU), or auto: a GPU where one can be used for this input, else "
+        "the CPU; the log says which (`polmd info` lists what there is)",
+    )
     precision: Literal["double", "mixed"] = Field(
         default="double",
         description="arithmetic: double, or mixed, with the local network in float32 and everything else in float64 "
-        "(forces agree to 2e-5 of the largest, the network takes half the time)",
+        "(forces agree to 2e-5 of the largest, the network takes half the time); on a GPU mixed has the electrostatics in "
+        "float32 too, its sums in float64",
     )
 
 
@@ -559,6 +564,10 @@ class RunConfig(Section):
             raise InputError(f"max_hours is {hours}: it must be larger than zero")
         config = self.model_copy(update={"limits": self.limits.model_copy(update={"max_hours": hours})})
         return config
+
+    def with_device(self, device: str) -> RunConfig:
+        """The same run on another device."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"device": device})})
 
     # ------------------------------------------------------------------------------------------------------ identity
 

@@ -64,8 +64,8 @@ def build_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
     """
     cutoff = _positive(cutoff, "cutoff")
     positions, cell, pbc = _validated(positions, cell, pbc)
-    _require_finite(positions, InputError)
-    basis = _complete_basis(cell, pbc)
+    require_finite(positions, InputError)
+    basis = complete_basis(cell, pbc)
     return _build(positions, basis, _inverse(basis), pbc, cutoff)
 
 
@@ -103,13 +103,14 @@ class VerletList:
         self.builds = 0
         self.updates = 0
         self._pairs: PairList | None = None
-        self._basis, self._inverse = _IDENTITY, _IDENTITY
+        self._cell = self._basis = self._inverse = _IDENTITY
+        self._pbc = np.zeros(3, bool)
 
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> PairList:
         """All pairs closer than the cutoff, and more up to cutoff + skin; the same object until a rebuild is due."""
         positions, cell, pbc = _validated(positions, cell, pbc)
         if self._pairs is None or not self._valid(positions, cell, pbc):
-            _require_finite(positions, SimulationError)
+            require_finite(positions, SimulationError)
             self._rebuild(positions, cell, pbc)
             self.builds += 1
         self.updates += 1
@@ -128,16 +129,14 @@ class VerletList:
         self._pairs = None
         if "positions" in state:
             positions, cell, pbc = _validated(state["positions"], state["cell"], state["pbc"])
-            _require_finite(positions, InputError)
+            require_finite(positions, InputError)
             self._rebuild(positions, cell, pbc)
         self.builds, self.updates = int(state["builds"]), int(state["updates"])
 
     def _rebuild(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
-        same = self._pairs is not None and (cell.tobytes(), pbc.tobytes()) == (
-            self._cell.tobytes(),
-            self._pbc.tobytes(),
-        )
-        basis = self._basis if same else _complete_basis(cell, pbc)
+        before = (self._cell.tobytes(), self._pbc.tobytes()) if self._pairs is not None else None
+        same = before == (cell.tobytes(), pbc.tobytes())
+        basis = self._basis if same else complete_basis(cell, pbc)
         inverse = self._inverse if same else _inverse(basis)
         self._pairs = _build(positions, basis, inverse, pbc, self.cutoff + self.skin)
         self._basis, self._inverse = basis, inverse
@@ -156,12 +155,12 @@ class VerletList:
         if cell.tobytes() == self._cell.tobytes():
             strain, allowed = _IDENTITY, self.skin
         else:
-            strain = self._inverse @ _complete_basis(cell, pbc)
+            strain = self._inverse @ complete_basis(cell, pbc)
             stretch = float(np.linalg.svd(strain, compute_uv=False)[-1])  # 1 / ‖F⁻¹‖
             allowed = (self.cutoff + self.skin) * stretch - self.cutoff
         largest, second, bad = kernels.largest_displacements(positions, self._positions, strain)
         if bad >= 0:
-            _require_finite(positions, SimulationError)
+            require_finite(positions, SimulationError)
         return bool(largest + second <= allowed)
 
 
@@ -179,7 +178,7 @@ def _build(positions: np.ndarray, basis: np.ndarray, inverse: np.ndarray, pbc: n
     return PairList(*kernels.find_pairs(positions, basis, inverse, pbc, cutoff))
 
 
-def _complete_basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def complete_basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """Lattice vectors along periodic axes, unit normals along the others; refuses a singular cell."""
     rows, flags = cell.tolist(), pbc.tolist()
     periodic = [axis for axis in range(3) if flags[axis]]
@@ -246,7 +245,7 @@ def _validated(positions: Any, cell: Any, pbc: Any) -> tuple[np.ndarray, np.ndar
     return positions, cell, pbc
 
 
-def _require_finite(positions: np.ndarray, error: type[PolmdError]) -> None:
+def require_finite(positions: np.ndarray, error: type[PolmdError]) -> None:
     if not len(positions) or np.abs(positions).max() < FARTHEST:  # false for NaN
         return
     atom = int(np.flatnonzero(~(np.abs(positions) < FARTHEST).all(axis=1))[0])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from polmd import born
 from polmd.born import BornCharges, Conventions, Current, Displacement, Polarization, Response
+from polmd.device import choose, potential_class
 from polmd.electrostatics.compute import ElectrostaticsResult, evaluate, self_terms
 from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from polmd.kernels.layout import Multipoles
     from polmd.model.network import Forward, LocalNetwork
 
-DEVICES = ("cpu",)
 PRECISIONS = ("double", "mixed")
 
 _WAVES = "wave_numbers."
@@ -81,6 +81,17 @@ class Result:
     field_energy: float = 0.0
 
 
+def response_fields(found: Response) -> dict[str, Any]:
+    """What an electrical response adds to a result."""
+    response: dict[str, Any] = {"polarization": found.polarization}
+    if found.born is not None:
+        response |= {"born": found.born, "born_charges": found.born.total}
+        response |= {"born_charge_part": found.born.charge_part, "born_dipole_part": found.born.dipole_part}
+    if found.current is not None:
+        response |= {"currents": found.current, "current": found.current.total}
+    return response
+
+
 def _network(model: Model, precision: str) -> LocalNetwork:
     """The compiled network, or the one for models with message passing, which has the same interface."""
     if model.header.architecture.message_passing:
@@ -102,17 +113,32 @@ class MultipolePotential:
     Parameters
     ----------
     model : a :class:`polmd.model.file.Model`, or what :func:`polmd.load_model` takes
-    device : "cpu"
-    precision : "double", or "mixed": the local network in float32, everything else in float64; forces agree with double to
-        2e-5 of the largest
+    device : "cpu", "cuda" (an NVIDIA GPU: the object is a :class:`polmd.cuda.potential.CudaPotential`), or "auto": a GPU where
+        one can be used for this model and these options, else the CPU; the attribute ``device`` says which
+    precision : "double", or "mixed": the local network in float32, everything else in float64 (on a GPU electrostatics in
+        float32 too, its sums in float64); forces agree with double to 2e-5 of the largest
     skin : Å, the neighbour list holds pairs up to cutoff + skin and is rebuilt when atoms have moved by half of it
     method, tolerance : of the electrostatics in periodic boundaries, see :func:`polmd.electrostatics.compute`
 
     Raises
     ------
     InputError
-        for a model that cannot be read or an option that polmd does not have
+        for a model that cannot be read, an option that polmd does not have, a device that is not there
     """
+
+    def __new__(cls, model: Model | str, device: str = "cpu", precision: str = "double", **options: Any) -> Self:
+        """An object of the class that computes on the device."""
+        if cls is MultipolePotential and device != "cpu":
+            method = options.get("method", "direct")
+            loaded = model if isinstance(model, Model) else load_model(model)
+            name = choose(device, lambda potential: potential.refuses(loaded, precision, method))
+            cls = cast("type[Self]", potential_class(name))
+        return super().__new__(cls)
+
+    @classmethod
+    def refuses(cls, model: Model, precision: str, method: str) -> str | None:
+        """Why this class cannot compute a model with these options, or None."""
+        return None
 
     def __init__(
         self,
@@ -124,23 +150,23 @@ class MultipolePotential:
         method: str = "direct",
         tolerance: float = 1e-5,
     ) -> None:
-        for name, value, known in (
-            ("device", device, DEVICES),
-            ("precision", precision, PRECISIONS),
-            ("method", method, METHODS),
-        ):
-            if value not in known:
-                raise InputError(f"{name} = {value!r} is not available; choose from {', '.join(map(repr, known))}")
-
-        self.model = model if isinstance(model, Model) else load_model(model)
-        self.device, self.precision, self.method, self.tolerance = device, precision, method, tolerance
+        self._prepare(model, "cpu", precision, method, tolerance)
         self.neighbors = VerletList(self.model.cutoff, skin)
         self._network = _network(self.model, precision)
+        self._seeds: Multipoles | None = None
+        self._last: _Evaluated | None = None
+
+    def _prepare(self, model: Model | str, device: str, precision: str, method: str, tolerance: float) -> None:
+        """What the potential has on every device."""
+        for name, value, known in (("precision", precision, PRECISIONS), ("method", method, METHODS)):
+            if value not in known:
+                raise InputError(f"{name} = {value!r} is not available; choose from {', '.join(map(repr, known))}")
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.device, self.precision, self.method, self.tolerance = device, precision, method, tolerance
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[bytes, np.ndarray, float] | None = None
         self._solver: tuple[bytes, int, FieldSolver] | None = None
-        self._seeds: Multipoles | None = None
         terms = self.model.header.electrostatics
         self._self_terms = {
             periodic: self_terms(terms.sigma_A, terms.norm_factor, periodic, terms.remove_self_interaction)
@@ -148,7 +174,6 @@ class MultipolePotential:
         }
         self._fixed_cell: np.ndarray | None = None
         self._fixed_waves: WaveNumbers | None = None
-        self._last: _Evaluated | None = None
 
     def compute(
         self,
@@ -203,12 +228,7 @@ class MultipolePotential:
         if born_charges or velocities is not None:
             conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
             found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
-            response["polarization"] = found.polarization
-            if found.born is not None:
-                response |= {"born": found.born, "born_charges": found.born.total}
-                response |= {"born_charge_part": found.born.charge_part, "born_dipole_part": found.born.dipole_part}
-            if found.current is not None:
-                response |= {"currents": found.current, "current": found.current.total}
+            response = response_fields(found)
         full_stress = None
         if stress and system.periodic:
             full_stress = 0.5 * (strain + strain.T) / system.volume
@@ -228,14 +248,19 @@ class MultipolePotential:
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that fix the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""
-        fixed: dict[str, np.ndarray] = {}
-        if self._fixed_cell is not None and self._fixed_waves is not None:
-            fixed = {_WAVES + "cell": self._fixed_cell, _WAVES + "n": self._fixed_waves.n}
-        return self.neighbors.state() | fixed
+        return self.neighbors.state() | self._fixed_state()
+
+    def _fixed_state(self) -> dict[str, np.ndarray]:
+        if self._fixed_cell is None or self._fixed_waves is None:
+            return {}
+        return {_WAVES + "cell": self._fixed_cell, _WAVES + "n": self._fixed_waves.n}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from :meth:`state`."""
         self.neighbors.restore({name: array for name, array in state.items() if not name.startswith(_WAVES)})
+        self._restore_waves(state)
+
+    def _restore_waves(self, state: Mapping[str, np.ndarray]) -> None:
         self.fix_wave_numbers(state.get(_WAVES + "cell"))
         waves = self.fixed_wave_numbers
         if waves is not None and not np.array_equal(waves.n, state[_WAVES + "n"]):
@@ -290,17 +315,9 @@ class MultipolePotential:
             self.compute(system)
             last = self._last
             assert last is not None
+        self.require_response()
         state, long_range, solver = last.state, last.long_range, last.solver
-        if long_range is None or solver is None:
-            raise InputError(
-                f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
-                "current, no force in a field)"
-            )
-        if self.model.header.architecture.message_passing:
-            raise InputError(
-                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
-                "field) is not available"
-            )
+        assert long_range is not None and solver is not None
         predictions, predicts = state.predictions, self.model.header.predicts
         cell = last.cell if system.periodic else None
         self_charge, self_dipole, _ = self._self_terms[system.periodic]
@@ -318,6 +335,19 @@ class MultipolePotential:
             fields=long_range.fields,
         )
         return electrostatics, _NetworkDerivatives(self._network, state)
+
+    def require_response(self) -> None:
+        """Raise InputError where the model has no electrical response."""
+        if not self.model.header.predicts:
+            raise InputError(
+                f"model '{self.model.name}' predicts energies only: it has no electrical response (no Born charges, no "
+                "current, no force in a field)"
+            )
+        if self.model.header.architecture.message_passing:
+            raise InputError(
+                f"model '{self.model.name}' has message passing: its electrical response (Born charges, current, force in a "
+                "field) is not available"
+            )
 
     def electrostatics_solver(self, system: System) -> FieldSolver:
         """The solver that :meth:`compute` uses for a system; its ``str`` says what it does."""

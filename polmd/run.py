@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polmd import device
 from polmd.born import Conventions, screening_scale, susceptibility
 from polmd.config import Dynamics, Minimize, Npt, RunConfig, Thermostatted
 from polmd.dynamics import integrators
@@ -82,6 +83,12 @@ class Prepared:
     conventions: Conventions
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> str:
+        """The device that computes."""
+        inner = self.potential.potential if isinstance(self.potential, FieldPotential) else self.potential
+        return inner.device
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -174,6 +181,7 @@ def describe(prepared: Prepared) -> list[str]:
         f"model: {model.name} ({model.n_weights} weights), predicts {', '.join(model.header.predicts) or 'energies only'}",
         f"electrostatics: sigma {electrostatics.sigma_A:g} Å, dl {electrostatics.dl_A:g} Å, norm_factor "
         f"{electrostatics.norm_factor:g} eV Å/e², {prepared.potential.electrostatics_solver(system)}",
+        f"device: {prepared.device}, {device.describe(prepared.device)}; precision {prepared.config.model.precision}",
     ]
     return lines + prepared.notes
 
@@ -382,12 +390,13 @@ class Runner:
             "input": self.config.canonical_json(),
             "model": f"{prepared.model.name} {prepared.model.fingerprint()[:16]}",
             "atoms": str(len(prepared.system)),
+            "device": prepared.device,
             "polmd": version("polmd"),
             "replica": "none" if self.replica is None else str(self.replica),
         }
 
     def _check_identity(self, content: dict[str, Any], prepared: Prepared) -> None:
-        stored, current = dict(content["identity"]), self._identity(prepared)
+        stored, current = {"device": "cpu"} | content["identity"], self._identity(prepared)  # older ones do not say
         changes = self.config.differences(stored.pop("input"))
         current.pop("input")
         if changes:
@@ -473,13 +482,14 @@ class Runner:
         simulation = Simulation(
             system,
             prepared.potential,
-            _integrator(stages[index], self._momentum),
+            device.resident(prepared.device, _integrator(stages[index], self._momentum), prepared.potential)[0],
             rng=self.rng,
             reporters=reporters,
             limits=limits,
             pressure=bool(system.pbc.all()),
             stage=self._names[index],
             stage_index=index,
+            pause_every=config.output.checkpoint_every,
         )
         started = time.monotonic()
         with simulation, self._signals(simulation, log):
@@ -493,7 +503,7 @@ class Runner:
                 stage = stages[index]
                 fresh, saved = saved is None, None
                 if fresh:
-                    self._begin(simulation, stage, index, log)
+                    self._begin(simulation, prepared, stage, index, log)
                     if index == 0:
                         self._save(simulation, directory, prepared)  # from the first frame on, a run can be resumed
                 self._advance(simulation, stage, directory, prepared, log)
@@ -510,7 +520,9 @@ class Runner:
         log.info(f"finished: {simulation.state.step} steps in {time.monotonic() - started:.1f} s")
         return 0
 
-    def _begin(self, simulation: Simulation, stage: Minimize | Dynamics, index: int, log: RunLog) -> None:
+    def _begin(
+        self, simulation: Simulation, prepared: Prepared, stage: Minimize | Dynamics, index: int, log: RunLog
+    ) -> None:
         """Velocities and integrator of a stage that starts now."""
         state = simulation.state
         if isinstance(stage, Dynamics):
@@ -523,8 +535,9 @@ class Runner:
             elif isinstance(stage, Thermostatted):
                 remove_momentum(state.system)
         self._momentum = _momentum(state.system)
-        simulation.set_stage(_integrator(stage, self._momentum), self._names[index], index)
-        log.info(f"stage {self._names[index]}: {_describe_stage(stage)}")
+        integrator, where = device.resident(prepared.device, _integrator(stage, self._momentum), prepared.potential)
+        simulation.set_stage(integrator, self._names[index], index)
+        log.info(f"stage {self._names[index]}: {_describe_stage(stage)}{'; ' if where else ''}{where}")
         if isinstance(stage, Npt):
             potential = simulation.potential
             waves = potential.fixed_wave_numbers if isinstance(potential, MultipolePotential | FieldPotential) else None

@@ -58,7 +58,7 @@ def test_all_errors_at_once_with_their_lines(tmp_path: Path) -> None:
         ("steps = 10", "steps = 10.5", 6, "must be a whole number"),
         ('kind = "nvt"', 'kind = "ntv"', 5, 'did you mean "nvt"?'),
         ("seed = 1", "seed = 1\nseed = 2", 2, "given twice"),
-        ("steps = 10", "steps = 10\n[model]\ndevice = \"gpu\"", 8, 'must be "cpu", got "gpu"'),
+        ("steps = 10", "steps = 10\n[model]\ndevice = \"gpu\"", 8, 'must be "cpu", "cuda" or "auto", got "gpu"'),
     ],
 )  # fmt: skip
 def test_single_errors(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import polmd
 from polmd.cli import app
-from polmd.output import Trajectory, read_checkpoint
+from polmd.output import Trajectory, read_checkpoint, write_checkpoint
 
 INPUTS = Path(__file__).resolve().parent.parent / "inputs"
 
@@ -193,6 +193,26 @@ def test_existing_output_is_not_touched(small: Path, tmp_path: Path) -> None:
     assert code == 1 and "nothing to resume" in message
     assert _polmd("run", small, "--steps", 2, "--out", run, "--overwrite")[0] == 0
     assert _files(run) == before
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_checkpoint_that_does_not_say_its_device_is_of_the_cpu(small: Path, tmp_path: Path, device: str | None) -> None:
+    """Checkpoints did not always say; one of another device is refused."""
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert _polmd("run", small, "--out", whole)[0] == 0
+    assert _polmd("run", small, "--out", pieces)[0] == 0
+    path = pieces / "checkpoint.polmd"
+    content = read_checkpoint(path).content
+    assert content["identity"].pop("device") == "cpu"
+    if device is not None:
+        content["identity"]["device"] = device
+    write_checkpoint(path, content)
+    code, output = _polmd("run", small, "--out", pieces, "--resume")
+    if device is None:
+        assert code == 0 and "resumed at step" in output
+        assert _files(whole) == _files(pieces)
+    else:
+        assert code == 1 and "device: cuda in the checkpoint, cpu now" in output
 
 
 def test_blow_up_keeps_the_last_good_step(small: Path, tmp_path: Path) -> None:

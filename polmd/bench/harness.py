@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import numpy as np
 from polmd.bench.cases import Case, Cases, Structures, model_path
 from polmd.bench.peers import measure_peer
 from polmd.bench.timing import NotHere, Timing, kernel_clock, measure
+from polmd.device import choose, describe
+from polmd.device import cpu_name as device
 from polmd.model.file import Model, load_model
 from polmd.system import System
 
@@ -57,15 +58,15 @@ class Row:
     note: str = ""
 
 
-def run_cases(cases: Cases, folder: Path, only: str | None = None) -> Iterator[Row]:
+def run_cases(cases: Cases, folder: Path, only: str | None = None, on: str = "cpu") -> Iterator[Row]:
     """Rows of every case (of those whose name contains ``only``), each case's as soon as it is done.
 
-    folder : what paths of structures are relative to
+    folder : what paths of structures are relative to; on : the device, one of :data:`polmd.device.DEVICES`
     """
-    structures = Structures(cases, folder)
+    structures, name = Structures(cases, folder), choose(on)
     for case in cases.case:
         if only is None or only in case.name:
-            yield from _with_ratios(list(_run(case, structures)))
+            yield from _with_ratios(list(_run(case, structures) if name == "cpu" else _run_on(name, case, structures)))
 
 
 def write_csv(rows: list[Row], path: Path) -> None:
@@ -78,21 +79,6 @@ def write_csv(rows: list[Row], path: Path) -> None:
         for row in rows:
             values = (getattr(row, name) for name in names)
             writer.writerow(["" if v != v else f"{v:.5g}" if isinstance(v, float) else v for v in values])
-
-
-def device() -> str:
-    """Name of the processor and how many of its cores this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    from llvmlite.binding import get_host_cpu_name
-
-    return f"{name} ({get_host_cpu_name()}), {len(os.sched_getaffinity(0))} cores"
 
 
 def _with_ratios(rows: list[Row]) -> list[Row]:
@@ -157,6 +143,28 @@ def _run(case: Case, structures: Structures) -> Iterator[Row]:
             yield Row(
                 case.name, case.measure, len(system), name, number, m.settings, m.threads, device(), "",
                 1e3 * m.timing.median, 1e3 * m.timing.fastest, m.timing.repeats,
+            )  # fmt: skip
+
+
+def _run_on(name: str, case: Case, structures: Structures) -> Iterator[Row]:
+    """What is measured on a GPU: evaluations and steps, and every kernel beside the floor of benchmarks/README.md."""
+    from polmd.cuda.timing import measure_on_device
+
+    file = model_path(case.model)
+    reason = f"{case.model} is not set" if file is None else ""
+    if case.measure not in ("energy_forces", "nve"):
+        reason = f"{case.measure} is not measured on a GPU"
+    if case.method == "none":
+        reason = "no electrostatics is not measured on a GPU"
+    if reason or file is None:
+        yield Row(case.name, case.measure, 0, "polmd", version("polmd"), "", 0, describe(name), note=reason)
+        return
+    system, model = structures[case.structure], load_model_or_weights(file)
+    for precision in case.precision:
+        for stage, timing, note in measure_on_device(case, model, system, precision):
+            yield Row(
+                case.name, case.measure, len(system), "polmd", version("polmd"), f"{precision}, {case.method}, {name}", 0,
+                describe(name), stage, 1e3 * timing.median, 1e3 * timing.fastest, timing.repeats, note=note,
             )  # fmt: skip
 
 

@@ -54,6 +54,25 @@ class Integrator(Protocol):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None: ...
 
 
+class Resident(Protocol):
+    """An integrator that does many steps before the host sees the state again: on a GPU (polmd/cuda/dynamics.py).
+
+    ``advance`` does up to ``count`` steps and returns how many, fewer when a step fails: the state is then the last good
+    one, or, where the first step fails, that of the failed step, for the loop to find out what is wrong with it.
+    """
+
+    def advance(
+        self,
+        state: State,
+        potential: Potential,
+        count: int,
+        *,
+        stress: bool = False,
+        max_force_eV_per_A: float = math.inf,
+        max_displacement_A: float = math.inf,
+    ) -> int: ...
+
+
 class VelocityVerlet:
     """Constant energy (NVE): velocity Verlet, the symmetric splitting B A B.
 
@@ -283,15 +302,19 @@ class Barostatted:
         due = (self.inner.steps + 1) % self.every == 0
         self.inner.step(state, potential, stress=stress or due)
         if due:
-            if self.pressure is not None:
-                self.barostat.pressure_bar = self.pressure.at(self.inner.steps - 0.5 * self.every)
-            self.work_eV += self.barostat.apply(
-                state,
-                potential,
-                self.inner.thermostat.temperature_K,
-                self.degrees_of_freedom(state.system),
-                self.every * self.timestep_fs,
-            )
+            self.move_cell(state, potential)
+
+    def move_cell(self, state: State, potential: Potential) -> None:
+        """Let the barostat act."""
+        if self.pressure is not None:
+            self.barostat.pressure_bar = self.pressure.at(self.inner.steps - 0.5 * self.every)
+        self.work_eV += self.barostat.apply(
+            state,
+            potential,
+            self.inner.thermostat.temperature_K,
+            self.degrees_of_freedom(state.system),
+            self.every * self.timestep_fs,
+        )
 
     def conserved(self, state: State) -> float:
         """Potential plus kinetic energy, less heat and work, eV."""

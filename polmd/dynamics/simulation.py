@@ -22,6 +22,8 @@ from polmd.kernels.cpu.integrate import largest_norm
 from polmd.output.reporter import Reporter, StepInfo
 from polmd.system import System
 
+#: Most steps that a resident integrator does before signals and clocks are looked at.
+_MOST_STEPS = 100
 #: Generators whose state can be written to and read from a checkpoint.
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
@@ -88,6 +90,8 @@ class Simulation:
     limits : see ``Limits``
     pressure : compute the stress at steps that are reported, so that reporters get the pressure
     stage, stage_index : name and place of the current stage, for reporters
+    pause_every : ``on_step`` of ``run`` is called at steps divisible by this also where an integrator on a device does many
+        steps at a time; 0: only when steps are reported
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Simulation:
         pressure: bool = False,
         stage: str = "",
         stage_index: int = 0,
+        pause_every: int = 0,
     ) -> None:
         _check_system(system)
         system = system.copy()
@@ -113,11 +118,13 @@ class Simulation:
         self.pressure = pressure
         self.stage = stage
         self.stage_index = stage_index
+        self.pause_every = pause_every
         self._system = system
         self._rng = np.random.default_rng(rng)
         self._state: State | None = None
         self._origin = (0, 0.0)  # step and time at which the current stage started
         self._reported = -1  # the last step that reporters saw
+        self._end = 0  # the step up to which run goes
         self._stop = False
         self._stepping = False
         self._volume = 0.0  # at the start of the current stage
@@ -209,22 +216,23 @@ class Simulation:
     def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None) -> int:
         """Do ``n_steps`` steps, fewer when the integrator has finished or a stop is requested; returns how many.
 
-        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks.
+        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. An integrator on a
+        device (``integrators.Resident``) does many steps at a time, up to the next step that is reported or divisible by
+        ``pause_every``; limits are then looked at in every step, and a failure is undone to the step before it.
         """
         state = self.state
         self._refresh(state)
         if self._reported != state.step:
             self._report(state)
-        done = 0
-        while done < n_steps and not self._stop and not self.integrator.finished(state):
+        first, self._end = state.step, state.step + n_steps
+        while state.step < self._end and not self._stop and not self.integrator.finished(state):
             self._step(state)
-            done += 1
             self._report(state)
             if on_step is not None:
                 on_step(self)
-        if done < n_steps and not self.integrator.finished(state):
+        if state.step < self._end and not self.integrator.finished(state):
             self._stop = False
-        return done
+        return state.step - first
 
     def request_stop(self) -> None:
         """End the current run after the step under way, or the next run before its first; safe in signal handlers."""
@@ -384,11 +392,26 @@ class Simulation:
     def _limits(self) -> Limits:
         return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
+    def _stride(self, state: State) -> int:
+        """Steps until somebody wants to see the state."""
+        intervals = [reporter.every for reporter in self.reporters] + ([self.pause_every] if self.pause_every else [])
+        return min([self._end - state.step, _MOST_STEPS, *(every - state.step % every for every in intervals)])
+
     def _step(self, state: State) -> None:
         try:
             self._stepping = True
-            self.integrator.step(state, self.potential, stress=self._wants_stress(state.step + 1))
-            state.step += 1
+            advance = getattr(self.integrator, "advance", None)  # of an integrators.Resident
+            count = 1 if advance is None else self._stride(state)
+            stress = self._wants_stress(state.step + count)
+            if advance is not None:
+                limits = self._limits()
+                count = advance(
+                    state, self.potential, count, stress=stress, max_force_eV_per_A=limits.max_force_eV_per_A,
+                    max_displacement_A=limits.max_displacement_A,
+                )  # fmt: skip
+            else:
+                self.integrator.step(state, self.potential, stress=stress)
+            state.step += count
             first_step, first_time = self._origin
             state.time_fs = first_time + (state.step - first_step) * self.integrator.timestep_fs
             self._check(state, self._limits())

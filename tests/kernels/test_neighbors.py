@@ -8,7 +8,7 @@ import pytest
 from polmd.kernels.cpu import neighbors as cpu
 from polmd.kernels.reference import neighbors as reference
 
-from polmd.neighbors import _complete_basis
+from polmd.neighbors import complete_basis
 
 PBC = [(a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)]
 
@@ -36,7 +36,7 @@ KINDS = ["cubic", "ortho", "small", "left-handed", "rotated", "acute"]
 
 def arguments(positions, cell, pbc, cutoff):
     pbc = np.array(pbc)
-    basis = _complete_basis(np.asarray(cell, dtype=float), pbc)
+    basis = complete_basis(np.asarray(cell, dtype=float), pbc)
     return positions, basis, np.linalg.inv(basis), pbc, cutoff
 
 
