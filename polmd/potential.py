@@ -302,7 +302,7 @@ class MultipolePotential:
     ) -> tuple[np.ndarray, Polarization]:
         """Z*ᵀ E of a uniform field E (3,) V/Å, (n, 3) eV/Å, and the polarisation; see :func:`polmd.born.field_forces`."""
         electrostatics, local = self._electrical(system)
-        return born.field_forces(electrostatics, local, field, conventions), born.polarization(electrostatics)
+        return born.field_forces(electrostatics, local, field, conventions), electrostatics.polarization
 
     def _electrical(self, system: System) -> tuple[born.Electrostatics, born.LocalDerivatives]:
         """What :mod:`polmd.born` works on."""

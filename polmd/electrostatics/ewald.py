@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, symmetric_matrices
+from polmd.electrostatics.fields import Sources
 from polmd.errors import InputError
 from polmd.kernels.cpu import direct
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
+from polmd.kernels.cpu.born import dipole_field_rates
 from polmd.kernels.cpu.simd import BYTES
 from polmd.kernels.layout import Multipoles
 
@@ -167,9 +168,9 @@ class DirectSum:
             between.pack_sources(*moments, self._lattice, own)
         low = self.derivatives()
         out = self._fields(self._weight * self._structures(self._atoms[None], moving), 10)
-        hessian = symmetric_matrices(low[:, 4:10])
-        field_rates = out[:, :, 1:4] - np.einsum("nab,gnb->gna", hessian, velocities)
-        return -np.einsum("dnc,gnc->gd", dipoles, field_rates)
+        products = np.empty((len(velocities), len(dipoles)))
+        dipole_field_rates(dipoles, velocities, low, out, products)
+        return products
 
     def _sums(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """S(k) of several sets of charges (m, n) and dipoles (m, n, 3): (m, 2, nk)."""
