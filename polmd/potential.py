@@ -19,6 +19,7 @@ from polmd.electrostatics.mesh import MeshSum
 from polmd.electrostatics.open import OpenPairs
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
+from polmd.memory import keep_freed_memory
 from polmd.model.file import Model, load_model
 from polmd.neighbors import VerletList, closest_pair
 from polmd.system import System
@@ -150,6 +151,7 @@ class MultipolePotential:
         method: str = "direct",
         tolerance: float = 1e-5,
     ) -> None:
+        keep_freed_memory()
         self._prepare(model, "cpu", precision, method, tolerance)
         self.neighbors = VerletList(self.model.cutoff, skin)
         self._network = _network(self.model, precision)
