@@ -15,6 +15,7 @@ import numpy as np
 
 from polmd.errors import InputError, PolmdError, SimulationError
 from polmd.kernels.cpu import neighbors as kernels
+from polmd.kernels.cpu.integrate import largest_norm
 
 #: A cell flatter than this (volume over the product of its edges) counts as singular.
 FLATTEST_CELL = 1e-6
@@ -246,9 +247,12 @@ def _validated(positions: Any, cell: Any, pbc: Any) -> tuple[np.ndarray, np.ndar
 
 
 def require_finite(positions: np.ndarray, error: type[PolmdError]) -> None:
-    if not len(positions) or np.abs(positions).max() < FARTHEST:  # false for NaN
+    if largest_norm(positions) < FARTHEST:  # false for NaN
         return
-    atom = int(np.flatnonzero(~(np.abs(positions) < FARTHEST).all(axis=1))[0])
+    far = np.flatnonzero(~(np.abs(positions) < FARTHEST).all(axis=1))
+    if not len(far):
+        return
+    atom = int(far[0])
     kind = f"lies beyond {FARTHEST:g} Å" if np.isfinite(positions[atom]).all() else "is not finite"
     raise error(f"the position of atom {atom} {kind}: {positions[atom].tolist()}")
 
