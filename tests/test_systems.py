@@ -39,3 +39,14 @@ def test_model_reproduces_its_labels(name: str) -> None:
     labels = np.concatenate([a.get_forces() for a in frames])
     assert np.sqrt(np.mean(labels**2)) > spread
     assert np.sqrt(np.mean((found - labels) ** 2)) < error
+
+
+def test_born_charges_of_mapbi3(shared: Path) -> None:
+    """Signs and pattern of the DFT Born charges, which training never saw; their size is not that of DFT (docs/mapbi3.md)."""
+    atoms = read(shared / "data" / "mapbi3_born_charges.xyz")
+    dft = atoms.arrays["BEC"].reshape(-1, 3, 3)
+    system = polmd.System.from_ase(atoms)
+    found = polmd.MultipolePotential(polmd.load_model("mapbi3")).compute(system, born_charges=True).born_charges
+    mean = {s: np.trace(found[atoms.symbols == s].mean(0)) / 3 for s in ("Pb", "I", "N", "H")}
+    assert mean["Pb"] > 0 > mean["I"] and mean["N"] < 0 < mean["H"]
+    assert np.corrcoef(found.ravel(), dft.ravel())[0, 1] > 0.9

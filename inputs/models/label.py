@@ -2,6 +2,7 @@
 
     python label.py mapbi3 mapbi3.xyz      # CHGNet 0.3.0 (PyPI chgnet 0.4.2, BSD-3): 48-atom cells of three phases
     python label.py au_mgo au_mgo.xyz      # the same calculator: Au2 on MgO(001), with and without Al
+    python label.py au_close close.xyz     # the same calculator: Au too close to the surface and to each other
     python label.py frames more.xyz out.xyz # the same calculator on the frames of sample.py
     python label.py nacl_curve curve.xyz   # GFN2-xTB (PyPI tblite 0.8.0, LGPL-3): one Na moved away from the cluster
 
@@ -181,6 +182,29 @@ def pieces_au_mgo(calculator: object):
         yield f"au_mgo-{k}", make
 
 
+def pieces_au_close(calculator: object):
+    """Au pressed towards the surface and towards each other: the repulsion that thermal frames do not show."""
+    for isomer in ("upright", "flat"):
+        for doped in (False, True):
+
+            def make(isomer: str = isomer, doped: bool = doped) -> list[Atoms]:
+                found = []
+                for k in range(8):
+                    rng = np.random.default_rng([3000, k, isomer == "flat", doped])
+                    atoms = au_mgo(isomer, doped)
+                    atoms.positions += rng.normal(0, 0.06, atoms.positions.shape)
+                    gold = atoms.positions[-2:]
+                    gold[:, :2] += rng.uniform(-1.5, 1.5, 2)
+                    bond = gold[1] - gold[0]
+                    gold[1] = gold[0] + bond * rng.uniform(2.15, 2.6) / np.linalg.norm(bond)
+                    gold[:, 2] -= rng.uniform(0.0, 0.6)
+                    atoms.calc = calculator
+                    found.append(labelled(atoms, f"{isomer}-{'doped' if doped else 'undoped'}-close", stress=False))
+                return found
+
+            yield f"au_close-{isomer}-{doped}", make
+
+
 def pieces_nacl_curve(calculator: object):
     """The relaxed Na9Cl8+ of the training data, and the same without the Na that is farthest from the one that moves: the
     outermost Na goes away from the centre of the others, which do not move."""
@@ -241,7 +265,7 @@ def xtb() -> object:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=("mapbi3", "au_mgo", "nacl_curve", "frames"))
+    parser.add_argument("system", choices=("mapbi3", "au_mgo", "au_close", "nacl_curve", "frames"))
     parser.add_argument("source", type=Path, nargs="?", help="frames: the file with positions")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
@@ -249,8 +273,8 @@ def main() -> None:
     if arguments.out.exists():
         done = {a.info["piece"] for a in read(arguments.out, ":")}
     pieces, calculator = {
-        "mapbi3": (pieces_mapbi3, chgnet), "au_mgo": (pieces_au_mgo, chgnet), "nacl_curve": (pieces_nacl_curve, xtb),
-        "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
+        "mapbi3": (pieces_mapbi3, chgnet), "au_mgo": (pieces_au_mgo, chgnet), "au_close": (pieces_au_close, chgnet),
+        "nacl_curve": (pieces_nacl_curve, xtb), "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
     }[arguments.system]  # fmt: skip
     for name, make in pieces(calculator()):
         if name in done:

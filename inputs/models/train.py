@@ -45,6 +45,7 @@ class Recipe:
     steps: int
     negative: str = ""  # element whose mean charge is to be negative: energies leave the sign open
     group: str = ""  # key of atoms.info: frames that share its value are never split
+    train_only: str = ""  # frames with this word in their `kind` are never held back
     max_l: int = 3
     max_nu: int = 3
     embedding: int = 2
@@ -78,11 +79,12 @@ class Recipe:
 def split(frames: list[Atoms], recipe: Recipe) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
     """Training, validation and test frames."""
     keys = [str(a.info[recipe.group]) if recipe.group else str(k) for k, a in enumerate(frames)]
-    groups = sorted(set(keys))
+    kept = [bool(recipe.train_only) and recipe.train_only in str(a.info.get("kind")) for a in frames]
+    groups = sorted({key for key, keep in zip(keys, kept, strict=True) if not keep})
     np.random.default_rng(recipe.split_seed).shuffle(groups)
-    parts: list[list[Atoms]] = [[], [], []]
+    parts: list[list[Atoms]] = [[a for a, keep in zip(frames, kept, strict=True) if keep], [], []]
     for group in groups:
-        members = [a for a, key in zip(frames, keys, strict=True) if key == group]
+        members = [a for a, key, keep in zip(frames, keys, kept, strict=True) if key == group and not keep]
         part = 2 if len(parts[2]) < recipe.test else 1 if len(parts[1]) < recipe.validation else 0
         parts[part] += members
     return parts[0], parts[1], parts[2]
