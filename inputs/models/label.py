@@ -242,8 +242,9 @@ def pieces_nacl_curve(calculator: object):
 
 
 def pieces_frames(calculator: object, source: Path):
-    """Frames from a file, piece by piece."""
+    """Frames from a file, piece by piece, without those whose atoms are so close that a force exceeds 15 eV/Å."""
     frames = read(source, ":")
+    stress = 82 in frames[0].numbers  # slabs with vacuum have none
     for name in dict.fromkeys(a.info["piece"] for a in frames):
 
         def make(name: str = name) -> list[Atoms]:
@@ -251,7 +252,9 @@ def pieces_frames(calculator: object, source: Path):
             for a in frames:
                 if a.info["piece"] == name:
                     a.calc = calculator
-                    found.append(labelled(a, a.info["kind"], stress=False))
+                    frame = labelled(a, a.info["kind"], stress=stress)
+                    if np.abs(frame.get_forces()).max() < 15:
+                        found.append(frame)
             return found
 
         yield name, make
@@ -282,6 +285,8 @@ def main() -> None:
         frames = make()
         for frame in frames:
             frame.info["piece"] = name
+        if not frames:
+            continue
         largest = max(np.abs(f.get_forces()).max() for f in frames)
         write(arguments.out, frames, append=True)
         print(f"{name} {frames[-1].info['kind']}: {len(frames)} frames, largest force {largest:.2f} eV/A", flush=True)
