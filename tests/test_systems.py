@@ -19,7 +19,7 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [*SYSTEMS, "mapbi3_ir"])
 def test_input_runs(name: str, tmp_path: Path) -> None:
     """A few steps of every stage: forces stay, the energy of each thermostat is conserved."""
     code, output = command("run", INPUTS / f"{name}.toml", "--steps", 10, "--out", tmp_path / "run")

@@ -5,6 +5,7 @@
     python label.py au_close close.xyz     # the same calculator: Au too close to the surface and to each other
     python label.py frames more.xyz out.xyz # the same calculator on the frames of sample.py
     python label.py nacl_curve curve.xyz   # GFN2-xTB (PyPI tblite 0.8.0, LGPL-3): one Na moved away from the cluster
+    python label.py water DATA water.xyz   # no calculator: frames and labels of DeePMD-kit's examples/water/data (LGPL-3)
 
 Every trajectory is one piece of Langevin dynamics with its own seed; hydrogen is made heavier, which leaves the
 distribution of positions as it is and allows longer steps. Frames are appended as they come; a second call with the same
@@ -260,6 +261,25 @@ def pieces_frames(calculator: object, source: Path):
         yield name, make
 
 
+def pieces_water(source: Path):
+    """The sets of DeePMD-kit's ``examples/water/data``: 64 H2O, PBE0-TS energies and forces."""
+    for folder in sorted(source.glob("data_*/set.*")):
+
+        def make(folder: Path = folder) -> list[Atoms]:
+            symbols = (folder.parent / "type_map.raw").read_text().split()
+            names = [symbols[int(k)] for k in (folder.parent / "type.raw").read_text().split()]
+            arrays = [np.load(folder / f"{name}.npy").astype(float) for name in ("coord", "box", "energy", "force")]
+            found = []
+            for x, box, energy, force in zip(*arrays, strict=True):
+                frame = Atoms(names, x.reshape(-1, 3), cell=box.reshape(3, 3), pbc=True)
+                frame.calc = SinglePointCalculator(frame, energy=energy, forces=force.reshape(-1, 3))
+                frame.info["kind"] = "water-330K"
+                found.append(frame)
+            return found
+
+        yield f"{folder.parent.name}-{folder.name}", make
+
+
 def xtb() -> object:
     from tblite.ase import TBLite
 
@@ -268,8 +288,8 @@ def xtb() -> object:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=("mapbi3", "au_mgo", "au_close", "nacl_curve", "frames"))
-    parser.add_argument("source", type=Path, nargs="?", help="frames: the file with positions")
+    parser.add_argument("system", choices=("mapbi3", "au_mgo", "au_close", "nacl_curve", "frames", "water"))
+    parser.add_argument("source", type=Path, nargs="?", help="frames: the file with positions; water: the folder")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     done: set[str] = set()
@@ -278,6 +298,7 @@ def main() -> None:
     pieces, calculator = {
         "mapbi3": (pieces_mapbi3, chgnet), "au_mgo": (pieces_au_mgo, chgnet), "au_close": (pieces_au_close, chgnet),
         "nacl_curve": (pieces_nacl_curve, xtb), "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
+        "water": (lambda _: pieces_water(arguments.source), lambda: None),
     }[arguments.system]  # fmt: skip
     for name, make in pieces(calculator()):
         if name in done:
