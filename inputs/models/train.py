@@ -225,7 +225,7 @@ def save(path: Path, network: Network, weights: dict[str, torch.Tensor], recipe:
 def mean_charge(network: Network, data: Frames, recipe: Recipe, element: int) -> float:
     batch = data.batch(np.arange(min(len(data), recipe.batch)))
     p = predict(network, batch, recipe, training=False)
-    return float(p["charges"][batch["types"] == network.elements.index(element)].mean())
+    return float(p["charges"].detach()[batch["types"] == network.elements.index(element)].mean())
 
 
 @dataclass(frozen=True)
