@@ -1,6 +1,7 @@
 """Sample structures and label them with a calculator whose weights or parameters are free to use.
 
     python label.py mapbi3 mapbi3.xyz      # CHGNet 0.3.0 (PyPI chgnet 0.4.2, BSD-3): 48-atom cells of three phases
+    python label.py mapbi3_close close.xyz # the same calculator: atoms pushed together
     python label.py au_mgo au_mgo.xyz      # the same calculator: Au2 on MgO(001), with and without Al
     python label.py au_close close.xyz     # the same calculator: Au too close to the surface and to each other
     python label.py frames more.xyz out.xyz # the same calculator on the frames of sample.py
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
 from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
@@ -206,6 +208,41 @@ def pieces_au_close(calculator: object):
             yield f"au_close-{isomer}-{doped}", make
 
 
+def pieces_mapbi3_close(calculator: object):
+    """Atoms pushed together: the repulsion that thermal frames do not show; without it a model has wells there.
+
+    Frames of ``mapbi3.xyz.xz``; either one atom (I or Pb) or one cation as it is moves along the line between an H (or C, N) of
+    the cation and the atom, until they are as close as drawn."""
+    frames = [a for a in read(Path(__file__).with_name("mapbi3.xyz.xz"), ":") if "close" not in a.info["kind"]]
+    plan = [("I", "H", 1.1, 2.2, 48), ("Pb", "H", 1.6, 2.8, 16), ("I", "C", 1.9, 3.2, 12), ("I", "N", 1.9, 3.0, 12)]
+    plan += [("Pb", "N", 2.2, 3.4, 8), ("H", "H", 0.9, 1.8, 12), ("I", "I", 2.4, 3.4, 12), ("Pb", "I", 2.2, 2.7, 12)]
+    for heavy, light, low, high, count in plan:
+
+        def make(
+            heavy: str = heavy, light: str = light, low: float = low, high: float = high, count: int = count
+        ) -> list[Atoms]:
+            found = []
+            for k in range(count):
+                rng = np.random.default_rng([4000, atomic_numbers[heavy], atomic_numbers[light], k])
+                atoms = frames[rng.integers(len(frames))].copy()
+                bonded = atoms.get_all_distances(mic=True) < 1.9
+                first = rng.choice(np.flatnonzero(atoms.symbols == light))
+                cation = np.flatnonzero((np.linalg.matrix_power(bonded.astype(int), 4) > 0)[first])
+                others = np.setdiff1d(np.flatnonzero(atoms.symbols == heavy), cation)
+                second = others[atoms.get_distances(first, others, mic=True).argmin()]
+                line = atoms.get_distance(first, second, mic=True, vector=True)
+                shift = line * (1 - rng.uniform(low, high) / np.linalg.norm(line))
+                if k % 2:
+                    atoms.positions[second] -= shift
+                else:
+                    atoms.positions[cation] += shift
+                atoms.calc = calculator
+                found.append(labelled(atoms, f"{heavy}-{light}-close", stress=True))
+            return [a for a in found if np.abs(a.get_forces()).max() < 15]
+
+        yield f"mapbi3_close-{heavy}-{light}", make
+
+
 def pieces_nacl_curve(calculator: object):
     """The relaxed Na9Cl8+ of the training data, and the same without the Na that is farthest from the one that moves: the
     outermost Na goes away from the centre of the others, which do not move."""
@@ -288,7 +325,9 @@ def xtb() -> object:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=("mapbi3", "au_mgo", "au_close", "nacl_curve", "frames", "water"))
+    parser.add_argument(
+        "system", choices=("mapbi3", "mapbi3_close", "au_mgo", "au_close", "nacl_curve", "frames", "water")
+    )
     parser.add_argument("source", type=Path, nargs="?", help="frames: the file with positions; water: the folder")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
@@ -296,7 +335,8 @@ def main() -> None:
     if arguments.out.exists():
         done = {a.info["piece"] for a in read(arguments.out, ":")}
     pieces, calculator = {
-        "mapbi3": (pieces_mapbi3, chgnet), "au_mgo": (pieces_au_mgo, chgnet), "au_close": (pieces_au_close, chgnet),
+        "mapbi3": (pieces_mapbi3, chgnet), "mapbi3_close": (pieces_mapbi3_close, chgnet),
+        "au_mgo": (pieces_au_mgo, chgnet), "au_close": (pieces_au_close, chgnet),
         "nacl_curve": (pieces_nacl_curve, xtb), "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
         "water": (lambda _: pieces_water(arguments.source), lambda: None),
     }[arguments.system]  # fmt: skip

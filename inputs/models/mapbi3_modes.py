@@ -106,7 +106,7 @@ def main() -> None:
         if stage["kind"] == "nve" and len(which):
             pieces.append(coordinates([all_frames[k] for k in which], start))
         begin = end
-    cut = segments([len(p["C-N stretch"]) for p in pieces], float(times[1] - times[0]), RESOLUTION)
+    cut = segments([len(p["C-N stretch"]) for p in pieces], float(np.median(np.diff(times))), RESOLUTION)
     spectra = {}
     for name in GROUPS:
         power = np.abs(transforms([p[name] for p in pieces], cut)) ** 2
@@ -119,17 +119,18 @@ def main() -> None:
         best = peaks[np.argsort(-found["peak_heights"])][:4]
         shares = [np.trapezoid(np.where(abs(x - x[k]) < 40, y, 0), x) for k in best]
         print(f"{name}: " + ", ".join(f"{x[k]:.0f} ({100 * s:.0f} %)" for k, s in zip(best, shares, strict=True)))
-    table = [line for line in a.infrared.read_text().splitlines() if not line.startswith("#")]
-    header, rows = table[0].split(","), np.array([[float(v) for v in line.split(",")] for line in table[1:]])
+    lines = [line for line in a.infrared.read_text().splitlines() if not line.startswith("#")]
+    columns = [lines[0].split(",").index(f"{name}_per_cm") for name in ("wavenumber", "n_alpha", "n_alpha_error")]
+    rows = np.array([[float(line.split(",")[k]) for k in columns] for line in lines[1:]])
     wave, alpha = rows[:, 0], rows[:, 1]
-    print(f"n·α ({header[1]}), maxima above 1 % of the highest:")
+    print("n·α, maxima above 1 % of the highest:")
     peaks, found = find_peaks(alpha, height=0.01 * alpha.max(), prominence=0.01 * alpha.max(), distance=8)
     print(", ".join(f"{wave[k]:.0f} ({alpha[k]:.0f})" for k in peaks))
     if a.plot:
-        _plot(a.plot, rows, header, x, spectra)
+        _plot(a.plot, rows, x, spectra)
 
 
-def _plot(path: Path, rows: np.ndarray, header: list[str], x: np.ndarray, spectra: dict[str, np.ndarray]) -> None:
+def _plot(path: Path, rows: np.ndarray, x: np.ndarray, spectra: dict[str, np.ndarray]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -46,6 +46,7 @@ class Recipe:
     negative: str = ""  # element whose mean charge is to be negative: energies leave the sign open
     group: str = ""  # key of atoms.info: frames that share its value are never split
     train_only: str = ""  # frames with this word in their `kind` are never held back
+    train_only_weight: float = 1.0  # of these frames in the loss
     max_l: int = 3
     max_nu: int = 3
     embedding: int = 2
@@ -76,10 +77,15 @@ class Recipe:
         return Recipe(**given)
 
 
+def _kept(a: Atoms, recipe: Recipe) -> bool:
+    """Whether a frame is for training only."""
+    return bool(recipe.train_only) and recipe.train_only in str(a.info.get("kind"))
+
+
 def split(frames: list[Atoms], recipe: Recipe) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
     """Training, validation and test frames."""
     keys = [str(a.info[recipe.group]) if recipe.group else str(k) for k, a in enumerate(frames)]
-    kept = [bool(recipe.train_only) and recipe.train_only in str(a.info.get("kind")) for a in frames]
+    kept = [_kept(a, recipe) for a in frames]
     groups = sorted({key for key, keep in zip(keys, kept, strict=True) if not keep})
     np.random.default_rng(recipe.split_seed).shuffle(groups)
     parts: list[list[Atoms]] = [[a for a, keep in zip(frames, kept, strict=True) if keep], [], []]
@@ -116,7 +122,7 @@ class Frames:
                 "pos": real(a.positions), "types": torch.tensor([elements.index(z) for z in a.numbers]),
                 "i": torch.tensor(i), "j": torch.tensor(j), "shift": real(images @ cell),
                 "energy": real(a.get_potential_energy() - sum(e0[int(z)] for z in a.numbers)), "forces": real(a.get_forces()),
-                "periodic": bool(a.pbc.any()),
+                "periodic": bool(a.pbc.any()), "weight": real(recipe.train_only_weight if _kept(a, recipe) else 1.0),
             }  # fmt: skip
             if a.pbc.any():
                 item |= {"cell": real(cell), "waves": real(half_sphere(cell, recipe.dl))}
@@ -143,7 +149,7 @@ class Frames:
         for key in ("i", "j", "pi", "pj"):
             if key in items[0]:
                 out[key] = torch.cat([d[key] + int(s) for d, s in zip(items, start, strict=False)])
-        out["energy"] = torch.stack([d["energy"] for d in items])
+        out["energy"], out["weight"] = (torch.stack([d[key] for d in items]) for key in ("energy", "weight"))
         out["frame"] = torch.repeat_interleave(torch.arange(len(items)), out["sizes"])
         if all("stress" in d for d in items):
             out["stress"] = torch.stack([d["stress"] for d in items])
@@ -285,11 +291,12 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate * min(1, (step + 1) / 50) * (0.4975 * (1 + math.cos(math.pi * done)) + 0.005)
         p = predict(network, batch, recipe, training=True)
-        loss = recipe.force_weight * ((p["forces"] - batch["forces"]) ** 2).mean()
+        weight = batch["weight"]
+        loss = recipe.force_weight * (weight[batch["frame"], None] * (p["forces"] - batch["forces"]) ** 2).mean()
         ramp = recipe.energy_weight * min(1.0, 0.02 + 2 * max(0.0, done - 0.3))
-        loss = loss + ramp * (((p["energy"] - batch["energy"]) / batch["sizes"]) ** 2).mean()
+        loss = loss + ramp * (weight * ((p["energy"] - batch["energy"]) / batch["sizes"]) ** 2).mean()
         if "stress" in p:
-            loss = loss + recipe.stress_weight * ((p["stress"] - batch["stress"]) ** 2).mean()
+            loss = loss + recipe.stress_weight * (weight[:, None, None] * (p["stress"] - batch["stress"]) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), 10 if step > 100 else 100)
