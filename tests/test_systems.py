@@ -13,9 +13,9 @@ from polmd.output import Trajectory
 INPUTS = Path(__file__).resolve().parent.parent / "inputs"
 #: Input, frames with labels, every n-th of them, largest force error (rms, eV/Å) and the spread that the labels have at least.
 SYSTEMS = {
-    "nacl_cluster": ("nacl_cluster.xyz.xz", 50, 0.075, 0.2),
-    "mapbi3": ("mapbi3.xyz.xz", 40, 0.060, 0.4),
-    "au_mgo": ("au_mgo.xyz.xz", 40, 0.080, 0.3),
+    "nacl_cluster": ("nacl_cluster.xyz.xz", 5, 0.075, 0.2),
+    "mapbi3": ("mapbi3.xyz.xz", 20, 0.060, 0.4),
+    "au_mgo": ("au_mgo.xyz.xz", 20, 0.080, 0.3),
 }
 
 
@@ -31,10 +31,11 @@ def test_input_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_model_reproduces_its_labels(name: str) -> None:
-    """Force errors of the bundled model on frames of its data set are not above what its card says."""
+    """Force errors of the bundled model on frames of its data set, those with atoms pushed together left out, are not above what
+    its card says."""
     data, every, error, spread = SYSTEMS[name]
     potential = polmd.MultipolePotential(polmd.load_model(name))
-    frames = read(INPUTS / "models" / data, f"::{every}")
+    frames = [a for a in read(INPUTS / "models" / data, f"::{every}") if "close" not in a.info["kind"]]
     found = np.concatenate([potential.compute(polmd.System.from_ase(a)).forces for a in frames])
     labels = np.concatenate([a.get_forces() for a in frames])
     assert np.sqrt(np.mean(labels**2)) > spread
