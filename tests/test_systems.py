@@ -31,8 +31,8 @@ def test_input_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_model_reproduces_its_labels(name: str) -> None:
-    """Force errors of the bundled model on frames of its data set, those with atoms pushed together left out, are not above what
-    its card says."""
+    """Force errors of the bundled model on frames of its data set are not above what its card says; without those whose atoms
+    were pushed together."""
     data, every, error, spread = SYSTEMS[name]
     potential = polmd.MultipolePotential(polmd.load_model(name))
     frames = [a for a in read(INPUTS / "models" / data, f"::{every}") if "close" not in a.info["kind"]]
