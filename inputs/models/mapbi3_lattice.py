@@ -17,8 +17,9 @@ from polmd.output import Trajectory
 #: Pseudo-cubic cells along each edge of the 96-atom cell.
 CELLS = np.array([np.sqrt(2), 2.0, 2 * np.sqrt(2)])
 NAMES = ("a/√2", "b/2", "c/√2")
-#: Neutron powder diffraction (Whitfield et al. 2016, d6-MAPbI3; Poglitsch and Weber 1987 for the cubic phase): K, Å, Å, Å.
-EXPERIMENT: list[tuple[float, float, float, float]] = []
+#: K, and the pseudo-cubic edges as above, Å: Baikie et al. 2013 (100 K), Stoumpos et al. 2013 (293 K, tetragonal, its c in the
+#: place of b), Poglitsch and Weber 1987 (cubic).
+EXPERIMENT = [(100, 6.25, 6.29, 6.05), (293, 6.26, 6.32, 6.26), (350, 6.33, 6.33, 6.33)]
 
 
 def block_error(x: np.ndarray, blocks: int = 5) -> np.ndarray:
@@ -58,15 +59,13 @@ def _plot(path: Path, rows: list) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     t = np.array([r[0] for r in rows])
     mean, error = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+    e = np.array(EXPERIMENT)
     for k, (name, colour) in enumerate(zip(NAMES, ("C0", "C1", "C2"), strict=True)):
         left.errorbar(t, mean[:, k], error[:, k], fmt="o-", color=colour, label=name, capsize=2)
-        if EXPERIMENT:
-            e = np.array(EXPERIMENT)
-            left.plot(e[:, 0], e[:, 1 + k], "x", color=colour)
+        left.plot(e[:, 0], e[:, 1 + k], "x", color=colour)
     right.errorbar(t, mean[:, 3], error[:, 3], fmt="o-", color="k", capsize=2, label="polmd")
-    if EXPERIMENT:
-        right.plot(e[:, 0], e[:, 1:].prod(1), "kx", label="experiment")
-        left.plot([], [], "kx", label="experiment")
+    right.plot(e[:, 0], e[:, 1:].prod(1), "kx", label="experiment")
+    left.plot([], [], "kx", label="experiment")
     left.set(xlabel="T / K", ylabel="pseudo-cubic edge / Å")
     right.set(xlabel="T / K", ylabel="volume per formula unit / Å$^3$")
     left.legend(fontsize=8)
