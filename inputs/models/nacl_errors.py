@@ -12,26 +12,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 from ase.io import read
-from scipy.special import erfc
+from d4 import coordination
 from train import Recipe, split
 
 import polmd
 from polmd.model.importers.npz import read_npz
 
-#: Covalent radii (Å) and electronegativities of D4.
-RADIUS, ELECTRONEGATIVITY = {11: 1.40, 17: 0.99}, {11: 0.93, 17: 3.16}
 WINDOW = (3.33, 3.45)
-
-
-def coordination(atoms: Atoms) -> np.ndarray:
-    """D4's coordination numbers (Caldeweyher et al. 2019, equation 6)."""
-    radius = np.array([RADIUS[z] for z in atoms.numbers])
-    chi = np.array([ELECTRONEGATIVITY[z] for z in atoms.numbers])
-    r = atoms.get_all_distances() + 1e3 * np.eye(len(atoms))
-    weight = 4.10451 * np.exp(-((abs(chi[:, None] - chi) + 19.08857) ** 2) / (2 * 11.28174**2))
-    return (0.5 * weight * erfc(7.5 * (r / (4 / 3 * (radius[:, None] + radius)) - 1))).sum(1)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import time
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io import read
 from ase.neighborlist import neighbor_list
-from network import CHARGE_SCALE, KAPPA_SCALE, VARIANTS, Network, half_sphere, open_energy, periodic_energy
+from d4 import counting
+from network import CHARGE_SCALE, KAPPA_SCALE, VARIANTS, Network, Step, half_sphere, open_energy, periodic_energy
 from optimiser import Soap
 
 
@@ -58,6 +60,7 @@ class Recipe:
     force_weight: float = 1000.0
     energy_weight: float = 1e4
     stress_weight: float = 0.0
+    step: dict[str, Any] = field(default_factory=dict)  # element, centre, width: see d4.py and network.Step
     sigma: float = 1.0
     dl: float = 2.0
     norm_factor: float = 90.4756
@@ -256,10 +259,15 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
     """Train one model, or go on with it, and write archive and report."""
     elements, e0, train_data, held, test = data.elements, data.e0, data.train, data.validation, data.test
     sizes = [len(train_data), len(held), len(test)]
+    jump = (
+        Step(atomic_numbers[recipe.step["element"]], recipe.step["centre"], recipe.step["width"], counting)
+        if recipe.step
+        else None
+    )
     torch.manual_seed(seed)
     network = Network(elements, recipe.cutoff, VARIANTS[variant], max_l=recipe.max_l, max_nu=recipe.max_nu,
                       embedding=recipe.embedding, n_rbf=recipe.n_rbf, n_radial=recipe.n_radial,
-                      hidden=(recipe.hidden[0], recipe.hidden[1]))  # fmt: skip
+                      hidden=(recipe.hidden[0], recipe.hidden[1]), step=jump)  # fmt: skip
     with torch.no_grad():
         some = train_data.batch(np.arange(min(len(train_data), 24)))
         vectors = some["pos"][some["i"]] - some["pos"][some["j"]] - some["shift"]
