@@ -65,7 +65,8 @@ def build_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
     cutoff = _positive(cutoff, "cutoff")
     positions, cell, pbc = _validated(positions, cell, pbc)
     require_finite(positions, InputError)
-    return _build(positions, complete_basis(cell, pbc), pbc, cutoff)
+    basis = complete_basis(cell, pbc)
+    return _build(positions, basis, _inverse(basis), pbc, cutoff)
 
 
 def closest_pair(
@@ -102,6 +103,10 @@ class VerletList:
         self.builds = 0
         self.updates = 0
         self._pairs: PairList | None = None
+        self._cell: np.ndarray
+        self._pbc: np.ndarray
+        self._basis: np.ndarray
+        self._inverse: np.ndarray
 
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> PairList:
         """All pairs closer than the cutoff, and more up to cutoff + skin; the same object until a rebuild is due."""
@@ -114,9 +119,9 @@ class VerletList:
         assert self._pairs is not None
         return self._pairs
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint needs for the same pairs in the same order after a restart."""
-        state = {"builds": np.array(self.builds), "updates": np.array(self.updates)}
+        state: dict[str, Any] = {"builds": self.builds, "updates": self.updates}
         if self._pairs is not None:
             state |= {"positions": self._positions, "cell": self._cell, "pbc": self._pbc}  # new arrays at every build
         return state
@@ -131,10 +136,15 @@ class VerletList:
         self.builds, self.updates = int(state["builds"]), int(state["updates"])
 
     def _rebuild(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
-        basis = complete_basis(cell, pbc)
-        self._pairs = _build(positions, basis, pbc, self.cutoff + self.skin)
+        same = self._pairs is not None and (cell.tobytes(), pbc.tobytes()) == (
+            self._cell.tobytes(),
+            self._pbc.tobytes(),
+        )
+        basis = self._basis if same else complete_basis(cell, pbc)
+        inverse = self._inverse if same else _inverse(basis)
+        self._pairs = _build(positions, basis, inverse, pbc, self.cutoff + self.skin)
+        self._basis, self._inverse = basis, inverse
         self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
-        self._inverse = np.linalg.inv(basis)
 
     def _valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
         """Whether no pair can have come closer than the cutoff without being in the list.
@@ -158,11 +168,10 @@ class VerletList:
         return bool(largest + second <= allowed)
 
 
-def _build(positions: np.ndarray, basis: np.ndarray, pbc: np.ndarray, cutoff: float) -> PairList:
+def _build(positions: np.ndarray, basis: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, cutoff: float) -> PairList:
     n = len(positions)
     if n == 0:
         return PairList(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 3), np.int32))
-    inverse = np.linalg.inv(basis)
     heights = [1.0 / math.hypot(*column) for column in inverse.T.tolist()]
     images = n * math.prod(1.0 + 2.0 * cutoff / heights[axis] for axis in range(3) if pbc[axis])
     if images > MOST_IMAGES or min(heights) < THINNEST:
@@ -210,6 +219,14 @@ def complete_basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 def _cross(a: list[float], b: list[float]) -> list[float]:
     return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+
+
+def _inverse(basis: np.ndarray) -> np.ndarray:
+    """Inverse of a basis that is not singular; LAPACK takes ten times as long for three rows."""
+    a, b, c = basis.tolist()
+    columns = _cross(b, c), _cross(c, a), _cross(a, b)
+    volume = _dot(a, columns[0])
+    return np.array([[column[d] / volume for column in columns] for d in range(3)])
 
 
 def _dot(a: list[float], b: list[float]) -> float:

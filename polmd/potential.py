@@ -33,7 +33,7 @@ _WAVES = "wave_numbers."
 _NO_FIELD = np.zeros(3)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Result:
     """Energy, its derivatives and the multipoles of one configuration. Quantities that the model does not predict, or
     that were not asked for, are None.
@@ -165,7 +165,7 @@ class MultipolePotential:
         self.device, self.precision, self.method, self.tolerance = device, precision, method, tolerance
         self._index = {z: k for k, z in enumerate(self.model.elements)}
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
-        self._types: tuple[np.ndarray, np.ndarray, float] | None = None
+        self._types: tuple[bytes, np.ndarray, float] | None = None
         self._solver: tuple[bytes, int, FieldSolver] | None = None
         terms = self.model.header.electrostatics
         self._self_terms = {
@@ -208,8 +208,7 @@ class MultipolePotential:
         state = self._network.forward(positions, cell, types, pairs)
         predictions, predicts = state.predictions, self.model.header.predicts
 
-        local = float(predictions.energies.sum())
-        if not math.isfinite(local):
+        if not math.isfinite(state.energy):
             self._explain(system)
         seeds = self._energy_seeds(len(system))
         long_range = solver = None
@@ -217,12 +216,11 @@ class MultipolePotential:
             solver = self.electrostatics_solver(system)
             long_range = self._electrostatics(positions, cell if system.periodic else None, predictions, solver)
             seeds = seeds._replace(**{name: long_range.gradients[name] for name in predicts})
-        forces, strain = self._network.reverse(state, seeds)
-        energy = local + constant
-        if long_range is not None:
-            forces += long_range.forces
-            strain += long_range.strain_gradient
-            energy += long_range.energy
+            forces, strain = self._network.reverse(state, seeds, long_range.forces, long_range.strain_gradient)
+            energy = state.energy + constant + long_range.energy
+        else:
+            forces, strain = self._network.reverse(state, seeds)
+            energy = state.energy + constant
         if not math.isfinite(energy):
             self._explain(system)
         self._last = _Evaluated(positions, cell, system.pbc.copy(), state, long_range, solver)
@@ -417,7 +415,8 @@ class MultipolePotential:
         return self._seeds
 
     def _atom_types(self, system: System) -> tuple[np.ndarray, float]:
-        if self._types is None or not _same(self._types[0], system.numbers):
+        numbers = system.numbers.tobytes()
+        if self._types is None or self._types[0] != numbers:
             unknown = [k for k, z in enumerate(system.numbers) if int(z) not in self._index]
             if unknown:
                 from ase.data import chemical_symbols
@@ -429,7 +428,7 @@ class MultipolePotential:
                 )
             types = np.array([self._index[int(z)] for z in system.numbers], dtype=np.int64)
             constant = float(sum(self._constants.get(int(z), 0.0) for z in system.numbers))
-            self._types = system.numbers.copy(), types, constant
+            self._types = numbers, types, constant
         return self._types[1], self._types[2]
 
     def _explain(self, system: System) -> None:
@@ -439,10 +438,6 @@ class MultipolePotential:
                 f"the energy is not finite: atoms {pair[0]} and {pair[1]} are {pair[2]:.3g} Å apart (counted from 0)"
             )
         raise SimulationError("the energy is not finite: the response of the model is unbounded for these positions")
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool((a == b).all())
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,9 @@ class System:
     masses: FloatArray
     velocities: FloatArray
     fixed: np.ndarray = None  # type: ignore[assignment]  # replaced by an array at once
+    _inverse_masses: tuple[tuple[bytes, bytes], FloatArray] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         self.numbers = np.ascontiguousarray(self.numbers, dtype=np.int64)
@@ -60,12 +63,15 @@ class System:
     @property
     def periodic(self) -> bool:
         """True when at least one axis is periodic."""
-        return bool(self.pbc.any())
+        return True in self.pbc.tolist()
 
     @property
     def inverse_masses(self) -> FloatArray:
         """(n,) float64, 1/amu; zero for fixed atoms, which no force and no noise moves."""
-        return np.where(self.fixed, 0.0, 1.0 / self.masses)
+        key = self.masses.tobytes(), self.fixed.tobytes()
+        if self._inverse_masses is None or self._inverse_masses[0] != key:
+            self._inverse_masses = key, np.where(self.fixed, 0.0, 1.0 / self.masses)
+        return self._inverse_masses[1]
 
     @property
     def volume(self) -> float:

@@ -96,9 +96,9 @@ def unpack_fields(blocks, lattice, out):
 
 
 @kernel()
-def moment_strain(dipoles, quadrupoles, out, response_dipoles, response_fields, strain):
+def moment_strain(dipoles, quadrupoles, out, response_dipoles, low, strain):
     """Σ u ⊗ F − Σ sym(Q)·∇∇φ + Σ ũ ⊗ F of M, added to strain (3, 3) eV: dipoles (n, 3), quadrupoles (n, 3, 3), fields ``out``
-    (n, 10 or more) of the total sources, response_dipoles and response_fields (n, 3), or of length 0, in."""
+    (n, 10 or more) of the total sources in; response_dipoles (n, 3) and fields ``low`` (n, 10) of M, or of length 0, in."""
     hessian = np.empty((3, 3))
     for i in range(len(dipoles)):
         row = 4
@@ -112,7 +112,7 @@ def moment_strain(dipoles, quadrupoles, out, response_dipoles, response_fields, 
                 for c in range(3):
                     value -= 0.5 * (quadrupoles[i, a, c] + quadrupoles[i, c, a]) * hessian[c, b]
                 if len(response_dipoles) > 0:
-                    value += response_dipoles[i, a] * response_fields[i, b]
+                    value += response_dipoles[i, a] * low[i, 1 + b]
                 strain[a, b] += value
 
 
@@ -128,13 +128,13 @@ def add_response_forces(charges, dipoles, low, forces):
 
 
 @kernel()
-def linear_response(bare_potentials, bare_fields, charges, dipoles, kappa, alpha, external, scales, potentials, fields,
-                    induced_charges, induced_dipoles, source_dipoles, kappa_gradient, alpha_gradient):  # fmt: skip
+def linear_response(low, charges, dipoles, kappa, alpha, external, scales, potentials, fields, induced_charges,
+                    induced_dipoles, source_dipoles, kappa_gradient, alpha_gradient, field_gradient):  # fmt: skip
     """One linear-response step: φ and F with self terms, q^ind = −κ φ, u^ind_d = Σ_c (F + E)_c α_cd,
     ũ = ½ (u^ind + α·F), E_ind = ½ Σ φ q^ind − ½ Σ F·u^ind.
 
     name                         shape      dtype    unit     in/out
-    bare_potentials, bare_fields (n,), (n, 3) float64 V, V/Å  in, of M without self terms
+    low                          (n, 10+)   float64  V, V/Å   in, φ, F, … of M without self terms
     charges, dipoles             (n,), (n, 3)        e, e Å   in, of M
     kappa, alpha                 (n,), (n, 3, 3)     e/V, …   in, or of length 0: no such response
     external                     (3,)                V/Å      in
@@ -145,20 +145,21 @@ def linear_response(bare_potentials, bare_fields, charges, dipoles, kappa, alpha
     source_dipoles               (n, 3)              e Å      out, ũ, zero without α
     kappa_gradient               (n,)                V²       out, dE/dκ, as long as kappa
     alpha_gradient               (n, 3, 3)           V²/Å²    out, dE/dα_cd = −½ (F + E)_c F_d, as long as alpha
-    returned                     five                eV, e Å  E_ind, M̃·T·M without self terms, three components of Σ α·F
+    field_gradient               (3,)                e Å      out, dE/dE = −½ Σ α·F
+    returned                     two                 eV       E_ind, M̃·T·M without self terms
     """
-    energy, cross, x, y, z = 0.0, 0.0, 0.0, 0.0, 0.0
-    alpha_field = np.zeros(3)
+    energy, cross = 0.0, 0.0
+    field_gradient[:] = 0.0
     for i in range(len(charges)):
-        phi = bare_potentials[i] + 2.0 * scales[0] * charges[i]
+        phi = low[i, 0] + 2.0 * scales[0] * charges[i]
         potentials[i] = phi
         for c in range(3):
-            fields[i, c] = bare_fields[i, c] - 2.0 * scales[1] * dipoles[i, c]
+            fields[i, c] = low[i, 1 + c] - 2.0 * scales[1] * dipoles[i, c]
         induced_charges[i] = 0.0
         if len(kappa) > 0:
             induced_charges[i] = -kappa[i] * phi
             energy += 0.5 * phi * induced_charges[i]
-            cross += induced_charges[i] * bare_potentials[i]
+            cross += induced_charges[i] * low[i, 0]
             kappa_gradient[i] = -0.5 * phi * phi
         for d in range(3):
             total, other = 0.0, 0.0
@@ -169,13 +170,10 @@ def linear_response(bare_potentials, bare_fields, charges, dipoles, kappa, alpha
                     alpha_gradient[i, c, d] = -0.5 * (fields[i, c] + external[c]) * fields[i, d]
             induced_dipoles[i, d] = total
             source_dipoles[i, d] = 0.5 * (total + other)
-            alpha_field[d] = other
+            field_gradient[d] -= 0.5 * other
             energy -= 0.5 * fields[i, d] * total
-            cross -= source_dipoles[i, d] * bare_fields[i, d]
-        x += alpha_field[0]
-        y += alpha_field[1]
-        z += alpha_field[2]
-    return energy, cross, x, y, z
+            cross -= source_dipoles[i, d] * low[i, 1 + d]
+    return energy, cross
 
 
 @kernel()

@@ -40,7 +40,10 @@ def wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps):
     fractions : (n, 3) float64, out; in [0, 1] along periodic axes, Å along the others
     wrapped : (n, 3) float64, Å, out
     wraps : (n, 3) int32, out
+
+    Returns the largest coordinate of a wrapped atom, Å, whatever its sign.
     """
+    farthest = 0.0
     for i in range(positions.shape[0]):
         x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
         for axis in range(3):
@@ -54,6 +57,23 @@ def wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps):
             y -= wrap * basis[axis, 1]
             z -= wrap * basis[axis, 2]
         wrapped[i, 0], wrapped[i, 1], wrapped[i, 2] = x, y, z
+        farthest = max(farthest, abs(x), abs(y), abs(z))
+    return farthest
+
+
+@kernel()
+def assign_slabs(fractions, shape, pbc, slabs):
+    """Slab of each atom along periodic axes.
+
+    fractions : (n, 3) float64, in; from `wrap_atoms`
+    shape : (3,) int64, in; slabs per axis
+    pbc : (3,) bool, in
+    slabs : (n, 3) int32, out; columns of open axes are left as they are
+    """
+    for axis in range(3):
+        if pbc[axis]:
+            for i in range(len(fractions)):
+                slabs[i, axis] = min(int(fractions[i, axis] * shape[axis]), shape[axis] - 1)
 
 
 @kernel()
@@ -152,8 +172,8 @@ _run = inline(_run)
 
 # No fused multiply-add in the next two kernels: both must round a distance alike, or a row would not fit its count.
 @kernel(parallel=True)
-def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff, counts):
-    """Count the images closer than the cutoff to each atom.
+def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff, first):
+    """Count the images closer than the cutoff to each atom; returns the largest count.
 
     x, y, z, source, starts, home : in; from `sort_images`
     slabs : (n, 3) int32, in; cell of each atom
@@ -161,7 +181,7 @@ def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff,
     pad : (3,) int64, in; slabs of images at either end of an axis
     reach : (3,) int64, in; how many slabs away a neighbour can be
     cutoff : float, Å, in
-    counts : (n,) int64, out
+    first : (n + 1,) int64, out; where the neighbours of each atom begin, and their number
     """
     n = home.size
     square = cutoff * cutoff
@@ -179,7 +199,13 @@ def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff,
                     for p in range(xs.size):
                         dx, dy, dz = xi - xs[p], yi - ys[p], zi - zs[p]
                         count += dx * dx + dy * dy + dz * dz < square
-            counts[i] = count
+            first[i + 1] = count
+    longest = 0
+    first[0] = 0
+    for i in range(n):
+        longest = max(longest, first[i + 1])
+        first[i + 1] += first[i]
+    return longest
 
 
 @kernel(parallel=True)
@@ -274,12 +300,11 @@ def plan_grid(fractions, inverse, pbc, cutoff):
             shape[axis] = (shape[axis] + 1) // 2
             reach[axis] = (reach[axis] + 1) // 2
     slabs = np.empty((n, 3), np.int32)
-    for axis in range(3):
-        if pbc[axis]:
-            slabs[:, axis] = np.minimum(fractions[:, axis] * shape[axis], shape[axis] - 1)
-        else:
-            slabs[:, axis] = open_slabs[axis]
-    return slabs, np.array(shape), np.array(reach)
+    for axis, slab in open_slabs.items():
+        slabs[:, axis] = slab
+    cuts = np.array(shape)
+    assign_slabs(fractions, cuts, pbc, slabs)
+    return slabs, cuts, np.array(reach)
 
 
 def find_pairs(positions, basis, inverse, pbc, cutoff):
@@ -300,21 +325,20 @@ def find_pairs(positions, basis, inverse, pbc, cutoff):
     """
     n = len(positions)
     fractions, wrapped, wraps = np.empty((n, 3)), np.empty((n, 3)), np.empty((n, 3), np.int32)
-    wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps)
+    extent = wrap_atoms(positions, basis, inverse, pbc, fractions, wrapped, wraps)
     slabs, shape, reach = plan_grid(fractions, inverse, pbc, cutoff)
-    pad = np.where(pbc, reach, 0)
-    extent = np.abs(wrapped).max() + float(np.sum((1 + pad / shape) * np.abs(basis).sum(axis=1) * pbc))
+    pad = reach * pbc
+    for vector, periodic, width, cuts in zip(basis.tolist(), pbc.tolist(), pad.tolist(), shape.tolist(), strict=True):
+        if periodic:
+            extent += (1 + width / cuts) * sum(map(abs, vector))
     quantum = math.ldexp(1.0, math.frexp(max(extent, cutoff))[1] - 50)
     x, y, z, source, offset, starts, home = sort_images(slabs, shape, pad, wrapped, wraps, basis, quantum)
     padded = shape + 2 * pad
-    counts = np.empty(n, np.int64)
-    count_pairs(x, y, z, source, starts, home, slabs, padded, pad, reach, cutoff, counts)
-    first = np.zeros(n + 1, np.int64)
-    np.cumsum(counts, out=first[1:])
+    first = np.empty(n + 1, np.int64)
+    longest = count_pairs(x, y, z, source, starts, home, slabs, padded, pad, reach, cutoff, first)
     neighbors, shifts = np.empty(first[-1], np.int32), np.empty((first[-1], 3), np.int32)
     fill_pairs(
-        x, y, z, source, offset, starts, home, slabs, padded, pad, reach, cutoff, first, int(counts.max()), neighbors,
-        shifts,
+        x, y, z, source, offset, starts, home, slabs, padded, pad, reach, cutoff, first, longest, neighbors, shifts,
     )  # fmt: skip
     return first, neighbors, shifts
 

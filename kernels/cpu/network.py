@@ -53,6 +53,14 @@ def _write(atoms, values, out):
 
 
 @_plain
+def _sum(values):
+    total = 0.0
+    for k in range(len(values)):
+        total += values[k]
+    return total
+
+
+@_plain
 def _read(atoms, seeds, values):
     """From Multipoles to the table of a block."""
     step = len(atoms)
@@ -122,11 +130,13 @@ def forward(blocks, kinds, positions, cell, types, first, neighbors, shifts, w, 
     first_out  (nb, n_first·lanes)  of w         out, first layer of the readouts
     hidden     (nb, nh·12·lanes)  of w           out, o_1 and o_2 (vector, symmetric, axial)
     out        Multipoles                        out
+    returned   scalar             float64  eV    sum of the energies
     """
     n_l = 10 * (len(ranks) - 1)
     for b in numba.prange(len(blocks)):
         _forward_block(blocks[b], kinds[b], positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
                        moments[b], first_out[b], hidden[b], out)  # fmt: skip
+    return _sum(out.energies)
 
 
 @_plain
@@ -162,7 +172,7 @@ def _moment_gradient(kind, values, w, ranks, orders, n_l, moments, z, o, gradien
 
 @_plain
 def _reverse_block(atoms, kind, positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l, moments, z,
-                   o, seeds, forces, virial, slopes):  # fmt: skip
+                   o, seeds, forces, virial):  # fmt: skip
     step, dtype = lanes(moments), moments.dtype
     values, gradient = np.zeros(N_PREDICTIONS * step, dtype), np.empty(len(moments), dtype)
     _read(atoms, seeds, values)
@@ -180,25 +190,21 @@ def _reverse_block(atoms, kind, positions, cell, types, first, neighbors, shifts
                 g = edges[c * size + at]
                 forces[i, c] -= g
                 forces[j, c] += g
-            if len(slopes) > 0:
-                for c in range(3):
-                    slopes[p, c] = edges[c * size + at]
 
 
 @kernel(parallel=True)
 def reverse(blocks, kinds, positions, cell, types, first, neighbors, shifts, w, ranks, orders, moments, first_out,
-            hidden, seeds, copies, forces, virial, slopes):  # fmt: skip
+            hidden, seeds, added, copies, virial, forces, strain):  # fmt: skip
     """Forces and strain gradient of L = Σ seeds·(predictions of :func:`forward`).
 
     name                        shape           dtype    unit  in/out
     blocks … orders                                            in, as in forward
     moments, first_out, hidden                                 in, from forward
     seeds                       Multipoles                     in, dL/d(prediction)
-    copies                      (tasks, n, 3)   float64        scratch, tasks at most COPIES
-    forces                      (n, 3)          float64  eV/Å  out, −dL/dr
-    virial                      (nb, 9)         float64  eV    out, part of each block of dL/dstrain[c, d] = Σ v_c ∂L/∂v_d
-    slopes                      (pairs, 3)      float64  eV/Å  out, ∂L/∂v of every pair inside the cutoff by its centre's
-                                                               features; of length 0 where they are not wanted
+    added                       (n, 3)          float64  eV/Å  in, forces that are added, or (0, 3)
+    copies, virial              (tasks, n, 3), (nb, 9)         scratch, tasks at most COPIES
+    forces                      (n, 3)          float64  eV/Å  out, −dL/dr, and what is added
+    strain                      (3, 3)          float64  eV    in and out, dL/dstrain[c, d] = Σ v_c ∂L/∂v_d is added
     """
     n_l = 10 * (len(ranks) - 1)
     tasks, nb, n = len(copies), len(blocks), len(forces)
@@ -206,12 +212,15 @@ def reverse(blocks, kinds, positions, cell, types, first, neighbors, shifts, w, 
         copies[task, :, :] = 0.0
         for b in range(task * nb // tasks, (task + 1) * nb // tasks):
             _reverse_block(blocks[b], kinds[b], positions, cell, types, first, neighbors, shifts, w, ranks, orders, n_l,
-                           moments[b], first_out[b], hidden[b], seeds, copies[task], virial[b], slopes)  # fmt: skip
+                           moments[b], first_out[b], hidden[b], seeds, copies[task], virial[b])  # fmt: skip
     for part in numba.prange(tasks):
         for i in range(part * n // tasks, (part + 1) * n // tasks):
-            x, y, z = 0.0, 0.0, 0.0
+            x, y, z = (added[i, 0], added[i, 1], added[i, 2]) if len(added) > 0 else (0.0, 0.0, 0.0)
             for task in range(tasks):
                 x += copies[task, i, 0]
                 y += copies[task, i, 1]
                 z += copies[task, i, 2]
             forces[i, 0], forces[i, 1], forces[i, 2] = x, y, z
+    for c in range(3):
+        for d in range(3):
+            strain[c, d] += _sum(virial[:, 3 * c + d])

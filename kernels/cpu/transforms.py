@@ -36,11 +36,12 @@ def to_modes(mesh, planes, spectrum):
 
 
 @kernel(parallel=True)
-def to_mesh(spectrum, influence, planes, mesh):
-    """Inverse transform of influence · spectrum, with the factor 1/(Nx Ny Nz).
+def to_mesh(spectrum, induced, influence, planes, mesh):
+    """Inverse transform of influence · (spectrum + induced), with the factor 1/(Nx Ny Nz).
 
     name       shape                    dtype       unit  in/out
     spectrum   (2a + 1, 2b + 1, c + 1)  complex128        in, of a real mesh
+    induced    the same, or (0, 0, 0)   complex128        in
     influence  the same                 float64           in
     planes     (Nx, 2b + 1, c + 1)      complex128        scratch
     mesh       (Nx, Ny, Nz + 12)        float64           out, every line goes on with its own beginning
@@ -53,6 +54,9 @@ def to_mesh(spectrum, influence, planes, mesh):
             to = x if x <= a else nx - 2 * a - 1 + x
             for z in range(c + 1):
                 modes[to, z] = influence[x, y, z] * spectrum[x, y, z]
+            if len(induced) > 0:
+                for z in range(c + 1):
+                    modes[to, z] += influence[x, y, z] * induced[x, y, z]
         planes[:, y] = np.fft.ifft(modes, None, 0)
     for x in numba.prange(nx):
         modes = np.zeros((ny, c + 1), np.complex128)
@@ -63,7 +67,7 @@ def to_mesh(spectrum, influence, planes, mesh):
             for z in range(nz):
                 mesh[x, y, z] = values[y, z]
             for k in range(LANES):
-                mesh[x, y, nz + k] = values[y, k % nz]
+                mesh[x, y, nz + k] = values[y, k if k < nz else k % nz]  # divisions are slow
 
 
 @kernel()

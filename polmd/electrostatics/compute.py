@@ -16,7 +16,7 @@ from polmd.kernels.cpu.moments import moment_energy
 SMEARINGS = ("gaussian", "point")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ElectrostaticsResult:
     """What :func:`compute` returns. Quantities that were not asked for by their inputs are None.
 
@@ -183,20 +183,17 @@ def evaluate(
     solver.set_moments(charges, dipoles, quadrupoles)
     responds = charge_responses is not None or polarizabilities is not None
     if responds:
-        bare_potentials, bare_fields = solver.potentials_and_fields()
+        low = solver.derivatives()
     else:
-        out, strain = solver.interactions(None)
-        bare_potentials, bare_fields = out[:, 0], out[:, 1:4]
-    bare_potentials, bare_fields = np.ascontiguousarray(bare_potentials), np.ascontiguousarray(bare_fields)
-    response = respond(
-        bare_potentials, bare_fields, charges, dipoles, charge_responses, polarizabilities, external_field, scales
-    )
+        low, strain = solver.interactions(None)
+    out = low
+    response = respond(low, charges, dipoles, charge_responses, polarizabilities, external_field, scales)
     if responds:
-        out, strain = solver.interactions(Sources(response.source_charges, response.source_dipoles, bare_fields))
+        out, strain = solver.interactions(Sources(response.source_charges, response.source_dipoles))
     gradients = {"charges": np.empty(n), "dipoles": np.empty((n, 3)), "quadrupoles": np.empty((n, 3, 3))}
     forces = np.empty((n, 3))
     both, own = moment_energy(  # M·T·(M + M̃), self energy
-        charges, dipoles, quadrupoles, np.ascontiguousarray(out), response.source_charges, response.source_dipoles, scales,
+        charges, dipoles, quadrupoles, out, response.source_charges, response.source_dipoles, scales,
         *gradients.values(), forces,
     )  # fmt: skip
     if response.gradient_kappa is not None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from polmd.electrostatics.fields import Sources, symmetric_matrices
 from polmd.errors import InputError
+from polmd.kernels.cpu import direct
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
 from polmd.kernels.cpu.simd import BYTES
@@ -23,9 +24,9 @@ _BYTES_PER_VECTOR = 8 * (2 * _LANES * kernels.GROUPS + 20)
 #: Refuse sums that would need more memory than this, bytes.
 MEMORY_LIMIT = 4 << 30
 
-_NO_VECTORS = np.empty((0, 3))
+_NO_SOURCES = Sources(np.empty(0), np.empty((0, 3)))
+_NO_FIELDS = np.empty((0, 10))
 _NO_MATRICES = np.empty((0, 3, 3))
-_NO_STRUCTURE = np.empty((2, 0))
 _NO_MOTION = np.empty((0, 0, 0, 0))
 
 
@@ -83,27 +84,6 @@ def wave_numbers(cell: np.ndarray, dl: float) -> WaveNumbers:
     return WaveNumbers(n, rows, limits)
 
 
-def strain_gradient(
-    k: np.ndarray,
-    sigma: float,
-    energies: np.ndarray,
-    moments: tuple[np.ndarray, np.ndarray, np.ndarray],
-    out: np.ndarray,
-    response: Sources | None,
-) -> np.ndarray:
-    """Strain gradient (3, 3) eV of a reciprocal sum at constant moments, which stay while lattice and positions are strained.
-
-    k (3, nk) 1/Å and their ``energies`` (nk,) eV over half the sphere, sigma Å; ``out`` (n, 10 or more): what
-    ``FieldSolver.interactions`` returns for M with M̃.
-    """
-    _, dipoles, quadrupoles = moments
-    strain = np.zeros((3, 3))
-    kernels.add_strain(k, sigma, energies, strain)
-    extra = (response.dipoles, response.fields) if response is not None else (_NO_VECTORS, _NO_VECTORS)
-    between.moment_strain(dipoles, quadrupoles, out, *extra, strain)
-    return strain
-
-
 class DirectSum:
     """Fields of Gaussian multipoles in a periodic cell, without self terms.
 
@@ -131,37 +111,49 @@ class DirectSum:
             # 4 NF/V G: half sphere, and the factor 2 of a potential
             self._weight = 4 * self._norm_factor / abs(np.linalg.det(cell)) * np.exp(-0.5 * self._sigma**2 * k2) / k2
             self._lattice = 2 * np.pi * self._inverse  # k_c = Σ_d lattice[c, d] n_d
-        self._atoms = np.zeros((-(-len(positions) // _LANES), kernels.ROWS, _LANES))
-        between.pack_fractions(positions, self._inverse, self._atoms)
+        self._positions = positions
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
         self._moments = charges, dipoles, quadrupoles
-        between.pack_sources(charges, dipoles, quadrupoles, self._lattice, self._atoms)
-        self._structure = self._structures(self._atoms[None])[0]
+        blocks = -(-len(charges) // _LANES)
+        self._atoms, self._structure = np.empty((blocks, kernels.ROWS, _LANES)), np.empty((2, len(self._weight)))
         self._low: np.ndarray | None = None
+        groups, partial = self._division(1)
+        direct.structure(
+            self._positions, self._inverse, self._lattice, charges, dipoles, quadrupoles, self.numbers.rows,
+            self.numbers.limits, groups, partial, self._atoms, self._structure,
+        )  # fmt: skip
 
-    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """φ (n,) V and F (n, 3) V/Å of M."""
-        low = self._low_derivatives()
-        return low[:, 0], low[:, 1:4]
+    def derivatives(self) -> np.ndarray:
+        """φ, F, ∇∇φ of M, (n, 10)."""
+        if self._low is None:
+            self._low = np.empty((len(self._positions), 10))
+            direct.derivatives(
+                self._atoms,
+                self._lattice,
+                self.numbers.rows,
+                self.numbers.limits,
+                self._weight,
+                self._structure,
+                self._low,
+            )
+        return self._low
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        induced = _NO_STRUCTURE
-        if response is not None:
-            low = self._low_derivatives()
-            induced = self._sums(response.charges[None], response.dipoles[None])[0]
-        spectrum, energies = np.empty_like(self._structure), np.empty_like(self._weight)
-        between.weigh(self._weight, self._structure, induced, spectrum, energies)
-        out = self._fields(spectrum[None], 13)[0]
-        if response is not None:
-            between.add_response_forces(response.charges, response.dipoles, low, out)
-        return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
+        low = _NO_FIELDS if response is None else self.derivatives()
+        out, strain = np.empty((len(self._positions), 13)), np.empty((3, 3))
+        groups, partial = self._division(1)
+        direct.interactions(
+            self._atoms, self._lattice, self.numbers.rows, self.numbers.limits, groups, self._k, self._sigma, self._weight,
+            self._structure, *self._moments[1:], low, *(response or _NO_SOURCES), partial, out, strain,
+        )  # fmt: skip
+        return out, strain
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        out, low = self._fields(self._weight * self._sums(charges, dipoles), 13), self._low_derivatives()
+        out, low = self._fields(self._weight * self._sums(charges, dipoles), 13), self.derivatives()
         for q, u, found in zip(charges, dipoles, out, strict=True):
             between.add_response_forces(q, u, low, found)
         return out
@@ -173,7 +165,7 @@ class DirectSum:
         for own, v, *moments in zip(moving, velocities, rates.charges, rates.dipoles, rates.quadrupoles, strict=True):
             between.pack_velocities(v, self._lattice, own)
             between.pack_sources(*moments, self._lattice, own)
-        low = self._low_derivatives()
+        low = self.derivatives()
         out = self._fields(self._weight * self._structures(self._atoms[None], moving), 10)
         hessian = symmetric_matrices(low[:, 4:10])
         field_rates = out[:, :, 1:4] - np.einsum("nab,gnb->gna", hessian, velocities)
@@ -189,28 +181,21 @@ class DirectSum:
     def _structures(self, atoms: np.ndarray, moving: np.ndarray = _NO_MOTION) -> np.ndarray:
         """S(k) of sets of packed atoms (m, blocks, rows, lanes), or dS/dt of one set in the motions ``moving``, packed
         likewise: (m, 2, nk)."""
-        sets, blocks = max(len(atoms), len(moving)), len(self._atoms)
-        structures = np.empty((sets, *self._k[:2].shape))
-        groups = max(1, min(kernels.GROUPS, blocks // 4) // sets)
-        size = groups * structures.size * _LANES
-        if len(self._partial) < size:
-            self._partial = np.empty(size)
+        sets = max(len(atoms), len(moving))
+        structures = np.empty((sets, *self._structure.shape))
+        groups, partial = self._division(sets)
         kernels.structure_factors(
-            atoms.reshape(-1),
-            moving.reshape(-1),
-            self.numbers.rows,
-            self.numbers.limits,
-            groups,
-            self._partial,
-            structures,
+            atoms.reshape(-1), moving.reshape(-1), self.numbers.rows, self.numbers.limits, groups, partial, structures
         )
         return structures
 
-    def _low_derivatives(self) -> np.ndarray:
-        """φ, F, ∇∇φ (n, 10) of M."""
-        if self._low is None:
-            self._low = self._fields((self._weight * self._structure)[None], 10)[0]
-        return self._low
+    def _division(self, sets: int) -> tuple[int, np.ndarray]:
+        """Into how many groups of blocks the sum over atoms is divided, and memory for their sums."""
+        groups = max(1, min(kernels.GROUPS, len(self._atoms) // 4) // sets)
+        size = sets * groups * self._structure.size * _LANES
+        if len(self._partial) < size:
+            self._partial = np.empty(size)
+        return groups, self._partial
 
     def _fields(self, spectra: np.ndarray, columns: int) -> np.ndarray:
         """φ, F, ∇∇φ and with 13 columns the force on M, of sources with the ``spectra`` w S (m, 2, nk): (m, n, columns)."""

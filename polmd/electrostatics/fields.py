@@ -10,19 +10,16 @@ from polmd.kernels.layout import Multipoles
 
 
 class Sources(NamedTuple):
-    """The second set of sources, M̃, and the field of the first at the atoms.
-
-    charges (n,) e, dipoles (n, 3) e Å, fields (n, 3) V/Å: field of M without self terms.
-    """
+    """The second set of sources, M̃: charges (n,) e, dipoles (n, 3) e Å."""
 
     charges: np.ndarray
     dipoles: np.ndarray
-    fields: np.ndarray
 
 
 class FieldSolver(Protocol):
     """What every electrostatics method provides; T is its interaction matrix without self terms.
 
+    ``derivatives`` returns per atom (n, 10 or more): potential (V), field (V/Å) and more of M.
     ``interactions`` returns per atom (n, 13): potential (V), field (3, V/Å), second derivatives of the potential (xx,
     xy, xz, yy, yz, zz, V/Å²) of M + M̃, and the force (3, eV/Å) on M in the field of M + M̃ plus on M̃ in that of M;
     and the strain gradient (3, 3) eV of ½ M·T·M + M̃·T·M at constant moments.
@@ -37,7 +34,7 @@ class FieldSolver(Protocol):
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None: ...
 
-    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]: ...
+    def derivatives(self) -> np.ndarray: ...
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -48,9 +45,8 @@ class FieldSolver(Protocol):
 
 def source_fields(solver: FieldSolver, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
     """``FieldSolver.source_fields`` by one pass of ``interactions`` for every M̃."""
-    fields = np.ascontiguousarray(solver.potentials_and_fields()[1])
     without, _ = solver.interactions(None)
-    found = [solver.interactions(Sources(q, u, fields))[0] - without for q, u in zip(charges, dipoles, strict=True)]
+    found = [solver.interactions(Sources(q, u))[0] - without for q, u in zip(charges, dipoles, strict=True)]
     return np.stack(found)[:, :, :13]
 
 

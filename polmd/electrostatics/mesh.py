@@ -20,12 +20,13 @@ import numba
 import numpy as np
 from scipy import fft
 
-from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers, strain_gradient
+from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers
 from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
 from polmd.kernels.cpu import transforms
-from polmd.kernels.cpu.moments import add_response_forces
+from polmd.kernels.cpu.kspace import add_strain
+from polmd.kernels.cpu.moments import add_response_forces, moment_strain
 from polmd.kernels.layout import Multipoles
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
@@ -36,8 +37,10 @@ _SAMPLE = 4096
 #: Arrays of the size of the mesh that a calculation needs at a time.
 _ARRAYS = 4
 
+_NO_FIELDS = np.empty((0, 10))
+_NO_VECTORS = np.empty((0, 3))
 _NO_MATRICES = np.empty((0, 3, 3))
-_NO_MODES = np.empty(0, complex)
+_NO_MODES = np.empty((0, 0, 0), complex)
 
 
 @functools.cache
@@ -95,7 +98,7 @@ class MeshSum:
     ) -> None:
         _keep_freed_memory()
         self._sigma, self._norm_factor, self.numbers, self.shape = sigma, norm_factor, numbers, shape
-        self._order, self._table = order, spline_table(order)
+        self._points, self._order, self._table = np.array(shape), order, spline_table(order)
         self._cell: np.ndarray | None = None
         # The box of modes that the transforms keep: n0, n1 from −limit to limit (negative ones last), n2 from 0.
         self._modes = tuple(int(m) for m in numbers.limits)
@@ -136,19 +139,14 @@ class MeshSum:
             influence[self._place] = self._weight
             influence[self._mirror] = self._weight[self._flat]
             self._influence = influence.reshape(self._box)
-        self._positions = positions
-        corners = np.empty((len(positions), 2), np.int64)
-        kernels.find_corners(positions, self._inverse, np.array(self.shape), self._order, corners)
-        # neighbours near each other in memory, by columns of 8 × 8 lines
-        self._members = np.argsort(
-            (corners[:, 0] // 8 * 256 + corners[:, 1] // 8 % 256).astype(np.int16), kind="stable"
-        )
-        # slabs with equal numbers of planes to add, one for every thread
-        planes = np.bincount(corners[:, 0], minlength=self.shape[0])
-        work = np.cumsum(sum(np.roll(planes, shift) for shift in range(self._order)))
-        threads = min(numba.get_num_threads(), self.shape[0])
-        ends = np.searchsorted(work, work[-1] * np.arange(1, threads) / threads)
-        self._slabs = np.array([0, *ends, self.shape[0]], np.int64)
+        n = len(positions)
+        self._members, self._corners = np.empty(n, np.int64), np.empty((n, 3), np.int64)
+        self._splines = np.empty(n * kernels.SPLINES)
+        self._slabs = np.empty(min(numba.get_num_threads(), self.shape[0]) + 1, np.int64)  # one for every thread
+        kernels.place(
+            positions, self._inverse, self._points, self._order, self._table, self._members, self._slabs, self._corners,
+            self._splines,
+        )  # fmt: skip
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
@@ -156,26 +154,29 @@ class MeshSum:
         self._structure = self._spectrum(charges, dipoles, quadrupoles)
         self._low: np.ndarray | None = None
 
-    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """φ (n,) V and F (n, 3) V/Å of M."""
-        self._low = self._interpolate(self._structure, 10)
-        return self._low[:, 0], self._low[:, 1:4]
+    def derivatives(self) -> np.ndarray:
+        """φ, F, ∇∇φ of M, (n, 10)."""
+        if self._low is None:
+            self._low = self._interpolate(_NO_MODES, 10)
+        return self._low
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        total, induced = self._structure, _NO_MODES
+        induced, low = _NO_MODES, _NO_FIELDS
         if response is not None:
+            low = self.derivatives()
             induced = self._spectrum(response.charges, response.dipoles, _NO_MATRICES)
-            total = self._structure + induced
-        out = self._interpolate(total, 13)
+        out = self._interpolate(induced, 13)
         if response is not None:
-            low = self._low if self._low is not None else self._interpolate(self._structure, 10)
             add_response_forces(response.charges, response.dipoles, low, out)
         energies = np.empty_like(self._weight)
         # half the full-sphere weight twice (n and −n), and numpy's transforms carry no factor
         weight = self._weight / math.prod(self.shape)
         transforms.mode_energies(self._structure.reshape(-1), induced.reshape(-1), self._place, weight, energies)
-        return out, strain_gradient(self._k, self._sigma, energies, self._moments, out, response)
+        strain = np.zeros((3, 3))
+        add_strain(self._k, self._sigma, energies, strain)
+        moment_strain(*self._moments[1:], out, _NO_VECTORS if response is None else response.dipoles, low, strain)
+        return out, strain
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
@@ -188,19 +189,19 @@ class MeshSum:
     def _spectrum(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         """Transform of the spread moments at the modes of the box, complex. After each axis only those are kept."""
         kernels.spread(
-            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._slabs, self._members,
-            charges, dipoles, quadrupoles, self._mesh,
+            self._inverse, self._points, self._order, self._members, self._slabs, self._corners, self._splines, charges,
+            dipoles, quadrupoles, self._mesh,
         )  # fmt: skip
         spectrum = np.empty(self._box, complex)
         transforms.to_modes(self._mesh, self._planes, spectrum)
         return spectrum
 
-    def _interpolate(self, spectrum: np.ndarray, columns: int) -> np.ndarray:
-        """Potential of a spectrum and its derivatives at the atoms, (n, columns)."""
-        transforms.to_mesh(spectrum, self._influence, self._planes, self._mesh)
-        out = np.empty((len(self._positions), columns))
+    def _interpolate(self, induced: np.ndarray, columns: int) -> np.ndarray:
+        """Potential of M, with the spectrum ``induced`` of M̃ or without, and its derivatives at the atoms, (n, columns)."""
+        transforms.to_mesh(self._structure, induced, self._influence, self._planes, self._mesh)
+        out = np.empty((len(self._members), columns))
         kernels.interpolate(
-            self._positions, self._inverse, np.array(self.shape), self._order, self._table, self._members, self._mesh,
+            self._inverse, self._points, self._order, self._members, self._corners, self._splines, self._mesh,
             *self._moments, out,
         )  # fmt: skip
         return out

@@ -57,14 +57,15 @@ class OpenPairs:
         self._moments = charges, dipoles, quadrupoles
         self._low: np.ndarray | None = None
 
-    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """φ (n,) V and F (n, 3) V/Å of M."""
-        low = self._low_derivatives()
-        return low[:, 0], low[:, 1:4]
+    def derivatives(self) -> np.ndarray:
+        """φ, F, ∇∇φ and more of M, (n, 22)."""
+        if self._low is None:
+            self._low = self._gather(*self._moments)
+        return self._low
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        return pair_interactions(self._gather, self._moments, self._low_derivatives() if response else None, response)
+        return pair_interactions(self._gather, self._moments, self.derivatives() if response else None, response)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
@@ -73,11 +74,6 @@ class OpenPairs:
     def dipole_rates(self, dipoles: np.ndarray, velocities: np.ndarray, rates: Multipoles) -> np.ndarray:
         """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         return dipole_rates(self, dipoles, velocities, rates)
-
-    def _low_derivatives(self) -> np.ndarray:
-        if self._low is None:
-            self._low = self._gather(*self._moments)
-        return self._low
 
     def _gather(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> np.ndarray:
         """What M feels of the given sources, (n, 22)."""
@@ -115,4 +111,4 @@ def pair_interactions(
         out = gather(charges + response.charges, dipoles + response.dipoles, quadrupoles)
         virial = (2 * out[:, 13:] - low[:, 13:]).sum(axis=0)
         add_response_forces(response.charges, response.dipoles, low, out)
-    return out[:, :13], -0.5 * virial.reshape(3, 3)
+    return np.ascontiguousarray(out[:, :13]), -0.5 * virial.reshape(3, 3)

@@ -91,23 +91,19 @@ class PointSum:
         self._reciprocal.set_moments(charges, dipoles, quadrupoles)
         self._low: np.ndarray | None = None
 
-    def potentials_and_fields(self) -> tuple[np.ndarray, np.ndarray]:
-        """φ (n,) V and F (n, 3) V/Å of M."""
-        low = self._low_derivatives()
-        potentials, fields = self._reciprocal.potentials_and_fields()
-        return potentials + low[:, 0], fields + low[:, 1:4]
+    def derivatives(self) -> np.ndarray:
+        """φ, F, ∇∇φ of M, (n, 10)."""
+        return self._reciprocal.derivatives() + self._near_derivatives()[:, :10]
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         charges = self._moments[0]
-        low = self._low_derivatives()
+        low = self._near_derivatives()
         out, strain = pair_interactions(self._near, self._moments, low, response)
-        far = None
-        if response is not None:
-            far = Sources(response.charges, response.dipoles, response.fields - low[:, 1:4])
-        far_out, far_strain = self._reciprocal.interactions(far)
+        far_out, far_strain = self._reciprocal.interactions(response)
         # the background's energy, −½ (Q + 2 Q̃) Q c/V, through the volume; Q̃ the charge of M̃
-        background = 0.5 * charges.sum() * self._background(charges + 2 * far.charges if far is not None else charges)
+        seen = charges + 2 * response.charges if response is not None else charges
+        background = 0.5 * charges.sum() * self._background(seen)
         return out + far_out, strain + far_strain - background * np.eye(3)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
@@ -118,7 +114,7 @@ class PointSum:
         """Rates of M̃·T·M: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         return dipole_rates(self, dipoles, velocities, rates)
 
-    def _low_derivatives(self) -> np.ndarray:
+    def _near_derivatives(self) -> np.ndarray:
         if self._low is None:
             self._low = self._near(*self._moments)
         return self._low

@@ -7,7 +7,7 @@ Gradients follow from the field of M + M̃ with M̃ = (q^ind, ũ, 0), ũ = ½ (u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ _NO_NUMBERS = np.empty(0)
 _NO_MATRICES = np.empty((0, 3, 3))
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """Induced moments and what the second field pass needs.
 
     Attributes
@@ -48,8 +47,7 @@ class Response:
 
 
 def respond(
-    bare_potentials: np.ndarray,
-    bare_fields: np.ndarray,
+    low: np.ndarray,
     charges: np.ndarray,
     dipoles: np.ndarray,
     charge_responses: np.ndarray | None,
@@ -59,30 +57,30 @@ def respond(
 ) -> Response:
     """One linear-response step.
 
-    bare_potentials (n,) V and bare_fields (n, 3) V/Å of the moments without self terms, charges (n,) e, dipoles (n, 3) e Å,
-    charge_responses (n,) e/V, polarizabilities (n, 3, 3) e Å²/V, external_field (3,) V/Å, scales (3,) of the self terms
-    E = s_q q² + s_u u² + s_Q Q:Q.
+    low (n, 10 or more), φ V and F V/Å of the moments without self terms in its first columns; charges (n,) e, dipoles (n, 3)
+    e Å, charge_responses (n,) e/V, polarizabilities (n, 3, 3) e Å²/V, external_field (3,) V/Å, scales (3,) of the self
+    terms E = s_q q² + s_u u² + s_Q Q:Q.
     """
     n = len(charges)
     kappa = _NO_NUMBERS if charge_responses is None else charge_responses
     alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
     potentials, fields = np.empty(n), np.empty((n, 3))
     induced, induced_dipoles, source_dipoles = np.empty(n), np.empty((n, 3)), np.empty((n, 3))
-    gradient_kappa, gradient_alpha = np.empty(len(kappa)), np.empty((len(alpha), 3, 3))
-    energy, cross, *alpha_field = linear_response(
-        bare_potentials, bare_fields, charges, dipoles, kappa, alpha, external_field, scales, potentials, fields, induced,
-        induced_dipoles, source_dipoles, gradient_kappa, gradient_alpha,
+    gradient_kappa, gradient_alpha, gradient_field = np.empty(len(kappa)), np.empty((len(alpha), 3, 3)), np.empty(3)
+    energy, cross = linear_response(
+        low, charges, dipoles, kappa, alpha, external_field, scales, potentials, fields, induced, induced_dipoles,
+        source_dipoles, gradient_kappa, gradient_alpha, gradient_field,
     )  # fmt: skip
     return Response(
-        energy=energy,
-        cross=cross,
-        potentials=potentials,
-        fields=fields,
-        charges=None if charge_responses is None else induced,
-        dipoles=None if polarizabilities is None else induced_dipoles,
-        source_charges=induced,
-        source_dipoles=source_dipoles,
-        gradient_kappa=None if charge_responses is None else gradient_kappa,
-        gradient_alpha=None if polarizabilities is None else gradient_alpha,
-        gradient_field=-0.5 * np.array(alpha_field),
+        energy,
+        cross,
+        potentials,
+        fields,
+        None if charge_responses is None else induced,
+        None if polarizabilities is None else induced_dipoles,
+        induced,
+        source_dipoles,
+        None if charge_responses is None else gradient_kappa,
+        None if polarizabilities is None else gradient_alpha,
+        gradient_field,
     )

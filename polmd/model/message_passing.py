@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.errors import InputError
 from polmd.kernels.layout import Multipoles
 from polmd.model.architecture import Architecture, MessagePassing, invariant_pairs, monomials, multinomial
 from polmd.model.file import Model
@@ -58,9 +57,10 @@ class _Layer:
 
 @dataclass
 class MessageForward:
-    """Predictions, and what the reverse pass needs of the forward pass."""
+    """Predictions, the sum of their energies (eV), and what the reverse pass needs of the forward pass."""
 
     predictions: Multipoles
+    energy: float
     types: np.ndarray
     edges: _Edges
     layers: list[_Layer]
@@ -118,10 +118,16 @@ class MessagePassingNetwork:
         for name, target, scale in self._targets():
             values, kept[name] = self._readout(name, features)
             getattr(out, target)[:] = scale * values
-        return MessageForward(out, types, edges, layers, kept)
+        return MessageForward(out, float(out.energies.sum()), types, edges, layers, kept)
 
-    def reverse(self, state: MessageForward, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray]:
-        """Forces (n, 3) and strain gradient (3, 3) of Σ seeds · predictions, as
+    def reverse(
+        self,
+        state: MessageForward,
+        seeds: Multipoles,
+        forces: np.ndarray | float = 0.0,
+        strain: np.ndarray | float = 0.0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Forces (n, 3) and strain gradient (3, 3) of Σ seeds · predictions, with those given added, as
         :meth:`polmd.model.network.LocalNetwork.reverse`."""
         a, n, edges = self._a, len(state.types), state.edges
         gradient: np.ndarray | float = 0.0
@@ -137,16 +143,10 @@ class MessagePassingNetwork:
             d_b = by_layer[..., t] + extra
         d_a = d_a + self._invariants_reverse(state.layers[0].a, d_b)
         self._gather_reverse(edges, state.types, state.layers[0].source, d_a, on_edges)
-        forces = np.zeros((n, 3))
-        np.subtract.at(forces, edges.centers, on_edges)
-        np.add.at(forces, edges.neighbors, on_edges)
-        return forces, edges.vectors.T @ on_edges
-
-    def edge_gradients(self, state: MessageForward, seeds: Multipoles) -> np.ndarray:
-        """What Born charges are made of; with messages a charge depends on more than the edges of its atom."""
-        raise InputError(
-            f"model '{self._header.name}' has message passing: Born charges, currents and forces in a field are not available"
-        )
+        own = np.zeros((n, 3))
+        np.subtract.at(own, edges.centers, on_edges)
+        np.add.at(own, edges.neighbors, on_edges)
+        return own + forces, edges.vectors.T @ on_edges + strain
 
     def _targets(self) -> list[tuple[str, str, float]]:
         """Readout, what it predicts, its scale."""

@@ -58,11 +58,15 @@ _MATRICES: dict[tuple, tuple[int, float, int, float]] = {
 }
 
 
+_NO_FORCES, _NO_STRAIN, _NO_ANGLES = np.empty((0, 3)), np.zeros((3, 3)), np.empty((0, 6))
+
+
 @dataclass
 class Forward:
-    """Predictions, and what the reverse pass needs of the forward pass."""
+    """Predictions, the sum of their energies (eV), and what the reverse pass needs of the forward pass."""
 
     predictions: Multipoles
+    energy: float
     blocks: tuple[np.ndarray, np.ndarray]
     workspace: tuple[np.ndarray, ...]
     positions: np.ndarray
@@ -101,38 +105,28 @@ class LocalNetwork:
         blocks = self._blocks_of(types)
         workspace = self._workspace(len(blocks[0]), len(types))
         # memory of a large system is costly to get: it is used again as soon as this state is gone
-        state = Forward(
-            empty_multipoles(len(types)), blocks, workspace, positions, cell, types, pairs, self._free.append
-        )
-        kernels.forward(
+        out = empty_multipoles(len(types))
+        energy = kernels.forward(
             *blocks, positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, self.weights, self._ranks,
-            self._orders, *workspace[:3], state.predictions,
+            self._orders, *workspace[:3], out,
         )  # fmt: skip
-        return state
+        return Forward(out, energy, blocks, workspace, positions, cell, types, pairs, self._free.append)
 
-    def reverse(self, state: Forward, seeds: Multipoles) -> tuple[np.ndarray, np.ndarray]:
-        """Forces (n, 3) and strain gradient (3, 3) of Σ seeds · predictions.
+    def reverse(
+        self, state: Forward, seeds: Multipoles, forces: np.ndarray = _NO_FORCES, strain: np.ndarray = _NO_STRAIN
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Forces (n, 3) and strain gradient (3, 3) of Σ seeds · predictions, with those given added.
 
         The strain gradient is Σ_edges v ⊗ ∂/∂v, that is r → r(1 + ε), cell → cell(1 + ε), not symmetrised.
         """
-        return self._reverse(state, seeds, _NO_SLOPES)
-
-    def edge_gradients(self, state: Forward, seeds: Multipoles) -> np.ndarray:
-        """∂/∂v of Σ seeds · predictions, v = r_i − r_j − S @ cell, through the features of atom i alone: (pairs, 3), zero
-        beyond the cutoff. The force on atom i is − Σ over its own pairs + Σ over the pairs whose neighbour it is."""
-        slopes = np.zeros((len(state.pairs), 3))
-        self._reverse(state, seeds, slopes)
-        return slopes
-
-    def _reverse(self, state: Forward, seeds: Multipoles, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         *stages, copies = state.workspace
-        forces, virial = np.empty((len(state.types), 3)), np.empty((len(state.blocks[0]), 9))
-        pairs = state.pairs
+        pairs, total, full = state.pairs, np.empty((len(state.types), 3)), strain.copy()
         kernels.reverse(
             *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
-            self.weights, self._ranks, self._orders, *stages, seeds, copies, forces, virial, slopes,
+            self.weights, self._ranks, self._orders, *stages, seeds, forces, copies, np.empty((len(state.blocks[0]), 9)),
+            total, full,
         )  # fmt: skip
-        return forces, virial.sum(axis=0).reshape(3, 3)
+        return total, full
 
     def gradients(self, state: Forward, seeds: Multipoles, angles: np.ndarray | None = None) -> np.ndarray:
         """∂L/∂r of several L = Σ seeds · predictions but energies, in one pass, and with ``angles`` what moves along the
@@ -167,18 +161,15 @@ class LocalNetwork:
 
     def _workspace(self, n_blocks: int, n: int) -> tuple[np.ndarray, ...]:
         """Moments, first layer, hidden tensors and copies of the forces, for the kernels."""
-        w, lanes = self.weights, 64 // self._dtype.itemsize
-        rows = len(w.mixing) * len(w.frequencies) * (10, 20)[len(self._ranks) - 2]
-        shapes = [(n_blocks, k * lanes) for k in (rows, len(w.first_bias), w.gate_bias.shape[1] * 12)]
         copies = (min(kernels.COPIES, n_blocks), n, 3)
         while self._free:
             found = self._free.pop()
             if found[3].shape == copies:
                 return found
+        w, lanes = self.weights, 64 // self._dtype.itemsize
+        rows = len(w.mixing) * len(w.frequencies) * (10, 20)[len(self._ranks) - 2]
+        shapes = [(n_blocks, k * lanes) for k in (rows, len(w.first_bias), w.gate_bias.shape[1] * 12)]
         return *(np.empty(shape, self._dtype) for shape in shapes), np.empty(copies)
-
-
-_NO_SLOPES, _NO_ANGLES = np.empty((0, 3)), np.empty((0, 6))
 
 
 def make_blocks(types: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +189,10 @@ def make_blocks(types: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def empty_multipoles(*n: int) -> Multipoles:
     """Zeros for n atoms; for (m, n), m times."""
-    return Multipoles(*(np.zeros((*n, *shape)) for shape in ((), (), (3,), (3, 3), (), (3, 3))))
+    scalar, vector, matrix = n, (*n, 3), (*n, 3, 3)
+    return Multipoles(
+        np.zeros(scalar), np.zeros(scalar), np.zeros(vector), np.zeros(matrix), np.zeros(scalar), np.zeros(matrix)
+    )
 
 
 def _round_up(n: int, multiple: int) -> int:

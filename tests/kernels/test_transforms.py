@@ -27,11 +27,13 @@ def test_both_ways(shape: tuple[int, int, int]) -> None:
 
     influence = rng.random(spectrum.shape)
     influence[:, :, 0] = 0.0  # of whose modes n and −n are both kept, one could contradict the other
-    transforms.to_mesh(spectrum, influence, planes, mesh)
-    full = np.zeros((*shape[:2], shape[2] // 2 + 1), complex)
-    full[_kept(shape)] = influence * spectrum
-    want = np.fft.irfftn(full, shape, axes=(0, 1, 2))
-    np.testing.assert_allclose(mesh, np.concatenate([want, want[:, :, :LANES]], axis=2), atol=1e-14)
+    more = rng.normal(size=spectrum.shape) + 1j * rng.normal(size=spectrum.shape)
+    for induced, total in ((np.empty((0, 0, 0), complex), spectrum), (more, spectrum + more)):
+        transforms.to_mesh(spectrum, induced, influence, planes, mesh)
+        full = np.zeros((*shape[:2], shape[2] // 2 + 1), complex)
+        full[_kept(shape)] = influence * total
+        want = np.fft.irfftn(full, shape, axes=(0, 1, 2))
+        np.testing.assert_allclose(mesh, np.concatenate([want, want[:, :, :LANES]], axis=2), atol=1e-14)
 
 
 def test_mode_energies() -> None:
