@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,30 +13,24 @@ collect_ignore_glob = [] if SIMULATED else ["test_*.py"]
 sys.setswitchinterval(1e-5)  # threads of the simulator wait for each other all the time: six times faster
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernels"))  # cases shared with the CPU's tests
 
-
-def _one_array_for_all_threads() -> None:
-    """The simulator looks for a shared array and then makes it: two threads at once get two arrays, now and then, and results
-    are wrong. With a lock they get one (and without a traceback to find the caller, in half the time)."""
-    from numba import types
-    from numba.cuda.simulator import kernelapi
-    from numba.np import numpy_support
-
-    lock, before = threading.Lock(), kernelapi.FakeCUDAShared.array
-
-    def array(self, shape, dtype, *options):
-        if shape == 0 or options:
-            return before(self, shape, dtype, *options)
-        if isinstance(dtype, types.Type):
-            dtype = numpy_support.as_dtype(dtype)
-        frame = sys._getframe(1)
-        place = frame.f_code.co_filename, frame.f_lineno
-        with lock:
-            if place not in self._allocations:
-                self._allocations[place] = np.empty(shape, dtype)
-            return self._allocations[place]
-
-    kernelapi.FakeCUDAShared.array = array
-
-
 if SIMULATED:
-    _one_array_for_all_threads()
+    from numba.cuda.simulator import kernelapi
+    from numba.np.numpy_support import as_dtype
+
+    _dynamic = kernelapi.FakeCUDAShared.array
+    _lock = threading.Lock()
+
+    def _array(self: Any, shape: int | tuple[int, ...], dtype: Any, alignment: int | None = None) -> np.ndarray:
+        """The simulator's shared arrays, made under a lock: it looks whether another thread has made an array, and makes it
+        if not, in two steps, so that now and then threads of a block get arrays of their own. Arrays are told apart by the
+        line of the call, as there."""
+        if shape == 0:
+            return _dynamic(self, shape, dtype, alignment)
+        frame = sys._getframe(1)
+        with _lock:
+            line = frame.f_code.co_filename, frame.f_lineno
+            if line not in self._allocations:
+                self._allocations[line] = np.empty(shape, as_dtype(dtype))
+            return self._allocations[line]
+
+    kernelapi.FakeCUDAShared.array = _array

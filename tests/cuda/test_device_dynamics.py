@@ -81,7 +81,7 @@ def test_five_steps(kind: str, precision: str) -> None:
     device.run(5)
     mover = device.integrator
     assert isinstance(mover, ResidentVerlet | ResidentLangevin)
-    assert mover.launches_per_step <= 20
+    assert mover.launches_per_step == (19 if kind == "nve" else 20)  # benchmarks/README.md
     assert potential.engine.queue.launches - before <= 5 * mover.launches_per_step + 2
     a, b = device.state.system, cpu.state.system
     moved = np.abs(b.positions - start.positions).max()
