@@ -23,9 +23,12 @@ import numpy as np
 
 from polmd.electrostatics.fields import FieldSolver, symmetric_matrices
 from polmd.errors import InputError
+from polmd.kernels.cpu import born as kernels
 from polmd.kernels.layout import Multipoles
 
 Displacement = Literal["edge", "phase"]
+
+_NO_CELL = np.empty((0, 3))
 
 
 @dataclass(frozen=True)
@@ -186,25 +189,47 @@ class Electrostatics:
     fields: np.ndarray
 
     @cached_property
-    def charges(self) -> np.ndarray:
-        """q̃ = q + q^ind less its mean, (n,) e."""
-        q = self.moments.charges - self.moments.charge_responses * self.potentials
-        return q - q.mean()
+    def _state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Angles, q̃, u^ind and sums, see :func:`polmd.kernels.cpu.born.electrical_state`."""
+        m, n = self.moments, len(self.positions)
+        out = np.empty((n, 6)), np.empty(n), np.empty((n, 3)), np.empty(21)
+        kernels.electrical_state(
+            self.positions, self.lattice, m.charges, m.dipoles, m.charge_responses, m.polarizabilities, self.potentials,
+            self.fields, *out,
+        )  # fmt: skip
+        return out
 
-    @cached_property
-    def induced_dipoles(self) -> np.ndarray:
-        """u^ind, (n, 3) e Å."""
-        return np.einsum("nc,ncd->nd", self.fields, self.moments.polarizabilities)
+    @property
+    def lattice(self) -> np.ndarray:
+        """The cell, (3, 3) Å, or (0, 3) in open boundaries."""
+        return _NO_CELL if self.cell is None else self.cell
 
-    @cached_property
+    @property
     def angles(self) -> np.ndarray:
         """Sine and cosine of 2π s, (n, 6); zeros in open boundaries."""
-        angles = np.zeros((len(self.positions), 6))
-        if self.cell is not None:
-            theta = self.positions @ (2.0 * np.pi * np.linalg.inv(self.cell))
-            np.sin(theta, out=angles[:, :3])
-            np.cos(theta, out=angles[:, 3:])
-        return angles
+        return self._state[0]
+
+    @property
+    def charges(self) -> np.ndarray:
+        """q̃ = q + q^ind less its mean, (n,) e."""
+        return self._state[1]
+
+    @property
+    def induced_dipoles(self) -> np.ndarray:
+        """u^ind, (n, 3) e Å."""
+        return self._state[2]
+
+    @property
+    def polarization(self) -> Polarization:
+        """Dipole moment of the cell, its charge part per lattice direction in periodic boundaries (see the module)."""
+        sums = self._state[3]
+        charge = sums[:3] if self.cell is None else (sums[:3] - 1j * sums[3:6]) / (2.0 * np.pi)
+        return Polarization(charge, sums[6:9], sums[9:12])
+
+    @property
+    def polarizability(self) -> np.ndarray:
+        """Σ_i α_i, (3, 3) e Å²/V."""
+        return self._state[3][12:].reshape(3, 3)
 
 
 def respond(
@@ -219,27 +244,16 @@ def respond(
     """The response that is cheap, and on request Born ``charges`` and the current of ``velocities``."""
     return Response(
         charges=e.charges,
-        polarization=polarization(e),
-        polarizability=e.moments.polarizabilities.sum(axis=0),
+        polarization=e.polarization,
+        polarizability=e.polarizability,
         born=born_charges(e, local, conventions) if charges else None,
         current=None if velocities is None else current(e, local, velocities, conventions, groups),
     )
 
 
-def polarization(e: Electrostatics) -> Polarization:
-    """Dipole moment of the cell, its charge part per lattice direction in periodic boundaries (see the module)."""
-    if e.cell is None:
-        charge = e.charges @ e.positions
-    else:
-        sine, cosine = (e.charges @ e.angles).reshape(2, 3)
-        charge = (sine - 1j * cosine) / (2.0 * np.pi)
-    return Polarization(charge, e.moments.dipoles.sum(axis=0), e.induced_dipoles.sum(axis=0))
-
-
 def born_charges(e: Electrostatics, local: LocalDerivatives, conventions: Conventions) -> BornCharges:
     """Born effective charges of all atoms."""
-    parts, gradients = _gradients(e, local, np.eye(3))
-    chosen, other = _both(parts, conventions)
+    (chosen, other), gradients = _gradients(e, local, np.eye(3), conventions)
     dipole = gradients.transpose(1, 0, 2)
     total = (chosen + dipole).sum(axis=0)
     if conventions.acoustic_sum_rule:
@@ -261,38 +275,34 @@ def current(
     The acoustic sum rule needs no more: the dipoles are unchanged when all atoms move together, so that only the
     charge part has a mean.
     """
-    n = len(velocities)
-    groups = np.zeros(n, dtype=np.int64) if groups is None else groups
-    parts = np.zeros((int(groups.max(initial=0)) + 1, 3, 3))
     motions = velocities[None]
-    if len(parts) > 1:
-        motions = np.where((groups == np.arange(len(parts))[:, None])[:, :, None], velocities, 0.0)
-    sources = _dipole_sources(e, np.eye(3))
+    if groups is not None and len(groups) and groups.max() > 0:
+        motions = np.where((groups == np.arange(groups.max() + 1)[:, None])[:, :, None], velocities, 0.0)
+    parts = np.zeros((len(motions), 3, 3))
     charge = _charge_sources(e)
-    fields = _source_fields(e, charge.weights, np.zeros((0, n, 3)))
+    fields = _source_fields(e, charge.weights, np.empty((0, len(velocities), 3)))
     # kernels one after the other, arrays afterwards: in between the threads would fall asleep
     found = local.gradients(_charge_seeds(e, fields, charge), e.angles)
     if e.alpha or e.dipoles:
         rates = local.rates(motions)
-    if e.alpha:
-        parts[:, 2] = e.solver.dipole_rates(sources, motions, rates)
-        parts[:, 2] += np.einsum("nc,gnca->ga", e.fields, rates.polarizabilities)
-        parts[:, 2] += 2.0 * e.self_dipole * np.einsum("mnc,gnc->gm", sources, rates.dipoles)
-    if e.alpha or e.dipoles:
-        parts[:, 1] = rates.dipoles.sum(axis=1)
-    charges = np.stack(_both(_charge_parts(e, charge, fields, found), conventions))
-    moved = np.einsum("zank,gnk->gza", charges.transpose(0, 2, 1, 3), motions)
-    if conventions.acoustic_sum_rule:
-        moved -= np.einsum("zab,gb->gza", charges.sum(axis=1) / n, motions.sum(axis=1))
-    parts[:, 0], other_charge = moved[:, 0], moved[:, 1]
+        if e.alpha:
+            sources = np.ascontiguousarray(-e.moments.polarizabilities.transpose(2, 0, 1))
+            parts[:, 2] = e.solver.dipole_rates(sources, motions, rates)
+        kernels.dipole_current(
+            rates.dipoles, rates.polarizabilities, e.moments.polarizabilities, e.fields, e.self_dipole, parts
+        )
+    moved = np.empty((2, len(parts), 3))
+    for charges, out in zip(_charge_parts(e, charge, fields, found, conventions), moved, strict=True):
+        kernels.charge_current(charges, motions, conventions.acoustic_sum_rule, out)
+    parts[:, 0] = moved[0]
     s = conventions.scale
-    return Current(conventions, s * parts, s * other_charge)
+    return Current(conventions, s * parts, s * moved[1])
 
 
 def field_forces(e: Electrostatics, local: LocalDerivatives, field: np.ndarray, conventions: Conventions) -> np.ndarray:
     """Z*ᵀ E, the force on every atom in a uniform field E (3,) V/Å to first order in E: (n, 3) eV/Å."""
-    parts, dipole = _gradients(e, local, field[None, :], only=field)
-    forces = np.einsum("a,nab->nb", field, _both(parts, conventions)[0]) + dipole[0]
+    (chosen, _), dipole = _gradients(e, local, field[None, :], conventions, only=field)
+    forces = np.einsum("a,nab->nb", field, chosen) + dipole[0]
     if conventions.acoustic_sum_rule:
         forces = forces - forces.mean(axis=0)
     return conventions.scale * forces
@@ -312,20 +322,6 @@ def screening_scale(epsilon_infinity: float, chi: float = 0.0) -> float:
 
 
 @dataclass
-class _ChargeParts:
-    """Charge part of Z*, (n, 3, 3): what both displacements share, and the local charges with each."""
-
-    common: np.ndarray
-    edge: np.ndarray
-    phase: np.ndarray
-
-
-def _both(parts: _ChargeParts, conventions: Conventions) -> tuple[np.ndarray, np.ndarray]:
-    edge, phase = parts.common + parts.edge, parts.common + parts.phase
-    return (edge, phase) if conventions.displacement == "edge" else (phase, edge)
-
-
-@dataclass
 class _ChargeSources:
     """Sources κ_j × displacement, whose potentials the non-local charges come from.
 
@@ -342,7 +338,7 @@ class _ChargeSources:
 def _charge_sources(e: Electrostatics, only: np.ndarray | None = None) -> _ChargeSources:
     """For all of Z*, or with ``only`` (3,) for its contraction with that direction."""
     if not e.kappa:
-        return _ChargeSources([], np.zeros((0, len(e.positions))))
+        return _ChargeSources([], np.empty((0, len(e.positions))))
     rows, displaced = (np.eye(3), e.positions) if e.cell is None else (e.cell, e.angles)
     axes = [k for k in range(3) if only is None or np.dot(only, rows[k]) != 0.0]
     columns = axes if e.cell is None else [*axes, *(3 + k for k in axes)]
@@ -362,33 +358,36 @@ def _charge_seeds(e: Electrostatics, fields: _Fields, charge: _ChargeSources, mo
     return seeds
 
 
-def _charge_parts(e: Electrostatics, charge: _ChargeSources, fields: _Fields, found: np.ndarray) -> _ChargeParts:
-    """Charge part of Z* from what the adjoint passes found: local charges, non-local ones, …, the six rows of the edges."""
-    edge, phase = found[-6:-3].transpose(1, 0, 2), found[-3:].transpose(1, 0, 2)
-    count, axes = len(charge.weights), charge.axes
-    local_gradient, gradients = found[0], found[1 : 1 + count] + fields.gradient[:count]
-    common = e.charges[:, None, None] * np.eye(3)
-    if e.cell is None:
-        from_mean = e.positions - e.positions.mean(axis=0)
-        common += from_mean[:, :, None] * local_gradient[:, None, :]
-        common[:, axes] += gradients.transpose(1, 0, 2)
-        return _ChargeParts(common, edge, edge)
-
-    sine, cosine = e.angles[:, :3], e.angles[:, 3:]
-    mean_sine, mean_cosine = e.angles.mean(axis=0).reshape(2, 3)
-    mean = (mean_sine * cosine - mean_cosine * sine) @ e.cell / (2.0 * np.pi)  # ⟨D_i⟩
-    common -= mean[:, :, None] * local_gradient[:, None, :]
-    for m, k in enumerate(axes):
-        g = cosine[:, k, None] * gradients[m] - sine[:, k, None] * gradients[len(axes) + m]
-        common += (e.cell[k] / (2.0 * np.pi))[None, :, None] * g[:, None, :]
-    return _ChargeParts(common, edge, phase)
+def _charge_parts(
+    e: Electrostatics, charge: _ChargeSources, fields: _Fields, found: np.ndarray, conventions: Conventions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Charge part of Z* (n, 3, 3), with the displacement that was chosen and with the other, from what the adjoint passes
+    found: local charges, non-local ones, …, the six rows of the edges."""
+    n = len(e.positions)
+    edge, phase = np.empty((n, 3, 3)), np.empty((n, 3, 3))
+    kernels.charge_parts(
+        e.positions,
+        e.lattice,
+        e.angles,
+        e.charges,
+        np.array(charge.axes, np.int64),
+        found,
+        fields.gradient,
+        edge,
+        phase,
+    )
+    return (edge, phase) if conventions.displacement == "edge" else (phase, edge)
 
 
 def _gradients(
-    e: Electrostatics, local: LocalDerivatives, directions: np.ndarray, only: np.ndarray | None = None
-) -> tuple[_ChargeParts, np.ndarray]:
-    """Charge part of Z*, with ``only`` (3,) right at least in its contraction with that direction, and
-    ∂(Σ_j (u_j + u_j^ind)·c)/∂r for each direction c of (m, 3), (m, n, 3)."""
+    e: Electrostatics,
+    local: LocalDerivatives,
+    directions: np.ndarray,
+    conventions: Conventions,
+    only: np.ndarray | None = None,
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Charge part of Z* as chosen and with the other displacement, with ``only`` (3,) right at least in its contraction
+    with that direction, and ∂(Σ_j (u_j + u_j^ind)·c)/∂r for each direction c of (m, 3), (m, n, 3)."""
     charge = _charge_sources(e, only)
     fields = _source_fields(e, charge.weights, _dipole_sources(e, directions))
     count, wanted = len(charge.weights), len(directions) if e.alpha or e.dipoles else 0
@@ -405,7 +404,7 @@ def _gradients(
         dipole[:] = found[1 + count : 1 + count + wanted]
     if e.alpha:
         dipole += fields.gradient[count:]
-    return _charge_parts(e, charge, fields, found), dipole
+    return _charge_parts(e, charge, fields, found, conventions), dipole
 
 
 def _dipole_sources(e: Electrostatics, directions: np.ndarray) -> np.ndarray:
@@ -428,8 +427,8 @@ def _source_fields(e: Electrostatics, charges: np.ndarray, dipoles: np.ndarray) 
     """T M̃ and the gradient of M̃·T M for sources M̃: first ``charges`` (m, n) alone, then ``dipoles`` (d, n, 3) alone."""
     count, n = len(charges), len(e.positions)
     moments = _zeros(count + len(dipoles), n)
-    if len(moments.charges) == 0:
-        return _Fields(moments, np.zeros((0, n, 3)))
+    if count + len(dipoles) == 0:
+        return _Fields(moments, np.empty((0, n, 3)))
     q, u = np.zeros(moments.charges.shape), np.zeros(moments.dipoles.shape)
     q[:count], u[count:] = charges, dipoles
     out = e.solver.source_fields(q, u)
@@ -440,4 +439,7 @@ def _source_fields(e: Electrostatics, charges: np.ndarray, dipoles: np.ndarray) 
 
 
 def _zeros(m: int, n: int) -> Multipoles:
-    return Multipoles(*(np.zeros((m, n, *shape)) for shape in ((), (), (3,), (3, 3), (), (3, 3))))
+    scalar, vector, matrix = (m, n), (m, n, 3), (m, n, 3, 3)
+    return Multipoles(
+        np.zeros(scalar), np.zeros(scalar), np.zeros(vector), np.zeros(matrix), np.zeros(scalar), np.zeros(matrix)
+    )

@@ -15,6 +15,7 @@ import numpy as np
 
 from polmd.errors import InputError, PolmdError, SimulationError
 from polmd.kernels.cpu import neighbors as kernels
+from polmd.kernels.cpu.integrate import largest_norm
 
 #: A cell flatter than this (volume over the product of its edges) counts as singular.
 FLATTEST_CELL = 1e-6
@@ -103,10 +104,8 @@ class VerletList:
         self.builds = 0
         self.updates = 0
         self._pairs: PairList | None = None
-        self._cell: np.ndarray
-        self._pbc: np.ndarray
-        self._basis: np.ndarray
-        self._inverse: np.ndarray
+        self._cell = self._basis = self._inverse = _IDENTITY
+        self._pbc = np.zeros(3, bool)
 
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> PairList:
         """All pairs closer than the cutoff, and more up to cutoff + skin; the same object until a rebuild is due."""
@@ -136,10 +135,8 @@ class VerletList:
         self.builds, self.updates = int(state["builds"]), int(state["updates"])
 
     def _rebuild(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
-        same = self._pairs is not None and (cell.tobytes(), pbc.tobytes()) == (
-            self._cell.tobytes(),
-            self._pbc.tobytes(),
-        )
+        before = (self._cell.tobytes(), self._pbc.tobytes()) if self._pairs is not None else None
+        same = before == (cell.tobytes(), pbc.tobytes())
         basis = self._basis if same else complete_basis(cell, pbc)
         inverse = self._inverse if same else _inverse(basis)
         self._pairs = _build(positions, basis, inverse, pbc, self.cutoff + self.skin)
@@ -250,9 +247,12 @@ def _validated(positions: Any, cell: Any, pbc: Any) -> tuple[np.ndarray, np.ndar
 
 
 def require_finite(positions: np.ndarray, error: type[PolmdError]) -> None:
-    if not len(positions) or np.abs(positions).max() < FARTHEST:  # false for NaN
+    if largest_norm(positions) < FARTHEST:  # false for NaN
         return
-    atom = int(np.flatnonzero(~(np.abs(positions) < FARTHEST).all(axis=1))[0])
+    far = np.flatnonzero(~(np.abs(positions) < FARTHEST).all(axis=1))
+    if not len(far):
+        return
+    atom = int(far[0])
     kind = f"lies beyond {FARTHEST:g} Å" if np.isfinite(positions[atom]).all() else "is not finite"
     raise error(f"the position of atom {atom} {kind}: {positions[atom].tolist()}")
 

@@ -19,6 +19,7 @@ from polmd.electrostatics.mesh import MeshSum
 from polmd.electrostatics.open import OpenPairs
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
+from polmd.memory import keep_freed_memory
 from polmd.model.file import Model, load_model
 from polmd.neighbors import VerletList, closest_pair
 from polmd.system import System
@@ -150,6 +151,7 @@ class MultipolePotential:
         method: str = "direct",
         tolerance: float = 1e-5,
     ) -> None:
+        keep_freed_memory()
         self._prepare(model, "cpu", precision, method, tolerance)
         self.neighbors = VerletList(self.model.cutoff, skin)
         self._network = _network(self.model, precision)
@@ -302,7 +304,7 @@ class MultipolePotential:
     ) -> tuple[np.ndarray, Polarization]:
         """Z*ᵀ E of a uniform field E (3,) V/Å, (n, 3) eV/Å, and the polarisation; see :func:`polmd.born.field_forces`."""
         electrostatics, local = self._electrical(system)
-        return born.field_forces(electrostatics, local, field, conventions), born.polarization(electrostatics)
+        return born.field_forces(electrostatics, local, field, conventions), electrostatics.polarization
 
     def _electrical(self, system: System) -> tuple[born.Electrostatics, born.LocalDerivatives]:
         """What :mod:`polmd.born` works on."""

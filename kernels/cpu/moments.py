@@ -111,7 +111,7 @@ def moment_strain(dipoles, quadrupoles, out, response_dipoles, low, strain):
                 value = dipoles[i, a] * out[i, 1 + b]
                 for c in range(3):
                     value -= 0.5 * (quadrupoles[i, a, c] + quadrupoles[i, c, a]) * hessian[c, b]
-                if len(response_dipoles) > 0:
+                if len(low) > 0:
                     value += response_dipoles[i, a] * low[i, 1 + b]
                 strain[a, b] += value
 

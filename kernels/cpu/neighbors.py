@@ -26,7 +26,7 @@ SLABS_PER_CUTOFF = (1, 1, 4)
 #: At most this many cells per atom (plus a few): thinner slabs would only be empty.
 CELLS_PER_ATOM = 4
 #: Atoms searched by one task of a parallel loop.
-BLOCK = 64
+BLOCK = 16
 
 
 @kernel()
@@ -131,6 +131,10 @@ def sort_images(slabs, shape, pad, wrapped, wraps, basis, quantum):
     # Coordinates and translations are multiples of one power of two, so that their sums and differences are exact: a
     # distance is the same bit for bit seen from either atom, and the list is symmetric even for pairs at the cutoff.
     lattice = np.rint(basis / quantum) * quantum
+    rounded = np.empty((n, 3))
+    for k in range(n):
+        for d in range(3):
+            rounded[k, d] = np.rint(wrapped[order[k], d] / quantum) * quantum
     image = 0
     for a in range(-pad[0], n0 + pad[0]):
         ta = a // n0
@@ -147,9 +151,7 @@ def sort_images(slabs, shape, pad, wrapped, wraps, basis, quantum):
                 p = starts[image]
                 for k in range(begin[cell], begin[cell + 1]):
                     i = order[k]
-                    x[p] = np.rint(wrapped[i, 0] / quantum) * quantum + tx
-                    y[p] = np.rint(wrapped[i, 1] / quantum) * quantum + ty
-                    z[p] = np.rint(wrapped[i, 2] / quantum) * quantum + tz
+                    x[p], y[p], z[p] = rounded[k, 0] + tx, rounded[k, 1] + ty, rounded[k, 2] + tz
                     source[p] = i
                     offset[p, 0] = ta - wraps[i, 0]
                     offset[p, 1] = tb - wraps[i, 1]

@@ -77,7 +77,8 @@ def write_report(path: Path) -> Iterator[str]:
     with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
-            "kernel precision architecture block registers spills_B local_B shared_B occupancy stated float64 sums".split()
+            "kernel precision architecture block registers spills_B local_B shared_B occupancy stated float64 "
+            "float64_sums".split()
         )
         for architecture in ARCHITECTURES:
             for precision in PRECISIONS:

@@ -27,13 +27,14 @@ class Integrator(Protocol):
     """Takes a state one step further.
 
     ``timestep_fs`` is the time that a step simulates (zero for a minimiser: its steps are counted but take no time);
-    ``changes_cell`` says that the cell moves (a barostat does it). ``state_arrays`` is all that is remembered from step to
-    step: given to ``restore`` of an integrator made with the same arguments, the trajectory goes on bit
-    for bit. ``state.step`` and ``state.time_fs`` are the loop's.
+    ``changes_cell`` says that the cell moves (a barostat does it), ``stochastic`` that steps may draw from ``state.rng``.
+    ``state_arrays`` is all that is remembered from step to step: given to ``restore`` of an integrator made with the same
+    arguments, the trajectory goes on bit for bit. ``state.step`` and ``state.time_fs`` are the loop's.
     """
 
     timestep_fs: float
     changes_cell: bool
+    stochastic: bool
 
     def step(self, state: State, potential: Potential, *, stress: bool = False) -> None: ...
 
@@ -89,7 +90,7 @@ class VelocityVerlet:
         ``"none"`` (3n). The trajectory does not depend on it.
     """
 
-    changes_cell = False
+    changes_cell, stochastic = False, False
 
     def __init__(self, timestep_fs: float, *, momentum: Momentum = "linear") -> None:
         check_momentum(momentum)
@@ -141,7 +142,7 @@ class Thermostatted:
     whoever sets ``thermostat.temperature_K``.
     """
 
-    changes_cell = False
+    changes_cell, stochastic = False, True
 
     def __init__(self, timestep_fs: float, thermostat: Thermostat, *, temperature: Ramp | None = None) -> None:
         self.timestep_fs = _checked_timestep(timestep_fs)
@@ -283,7 +284,7 @@ class Barostatted:
     pressure : target from step to step, bar: a ``ramp.Ramp``, or None to leave it to ``barostat.pressure_bar``
     """
 
-    changes_cell = True
+    changes_cell, stochastic = True, True
 
     def __init__(
         self, inner: Thermostatted, barostat: Barostat, *, every: int = 10, pressure: Ramp | None = None

@@ -37,7 +37,7 @@ class Fire:
     """
 
     timestep_fs = 0.0
-    changes_cell = False
+    changes_cell, stochastic = False, False
 
     def __init__(
         self,

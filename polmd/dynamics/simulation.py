@@ -484,7 +484,7 @@ class _Snapshot:
         self.cell[:] = state.system.cell
         self.result = state.result
         self.step, self.time_fs = state.step, state.time_fs
-        self.rng = state.rng.bit_generator.state
+        self.rng = state.rng.bit_generator.state if integrator.stochastic else None
         self.integrator = integrator.state_arrays()
         self.potential = potential.state()
 
@@ -494,7 +494,8 @@ class _Snapshot:
         state.system.cell[:] = self.cell
         state.result = self.result
         state.step, state.time_fs = self.step, self.time_fs
-        state.rng.bit_generator.state = self.rng
+        if self.rng is not None:
+            state.rng.bit_generator.state = self.rng
         integrator.restore(self.integrator)
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import FieldSolver, Sources
+from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.open import OpenPairs
-from polmd.electrostatics.response import respond
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError
-from polmd.kernels.cpu.moments import moment_energy
+from polmd.kernels.layout import Polarizable
 
 SMEARINGS = ("gaussian", "point")
+
+_NO_NUMBERS, _NO_MATRICES = np.empty(0), np.empty((0, 3, 3))
 
 
 @dataclass(slots=True)
@@ -178,37 +179,28 @@ def evaluate(
 ) -> ElectrostaticsResult:
     """What :func:`compute` does once its input is checked: contiguous float64 arrays of the right shapes, polarizabilities
     (n, 3, 3), ``scales`` from :func:`self_terms`. Gradients of dipoles, quadrupoles and field are always there."""
-    n = len(charges)
     solver.set_atoms(positions, cell)
-    solver.set_moments(charges, dipoles, quadrupoles)
-    responds = charge_responses is not None or polarizabilities is not None
-    if responds:
-        low = solver.derivatives()
-    else:
-        low, strain = solver.interactions(None)
-    out = low
-    response = respond(low, charges, dipoles, charge_responses, polarizabilities, external_field, scales)
-    if responds:
-        out, strain = solver.interactions(Sources(response.source_charges, response.source_dipoles))
-    gradients = {"charges": np.empty(n), "dipoles": np.empty((n, 3)), "quadrupoles": np.empty((n, 3, 3))}
-    forces = np.empty((n, 3))
-    both, own = moment_energy(  # M·T·(M + M̃), self energy
-        charges, dipoles, quadrupoles, out, response.source_charges, response.source_dipoles, scales,
-        *gradients.values(), forces,
-    )  # fmt: skip
-    if response.gradient_kappa is not None:
-        gradients["charge_responses"] = response.gradient_kappa
-    if response.gradient_alpha is not None:
-        gradients["polarizabilities"] = response.gradient_alpha
-    gradients["field"] = response.gradient_field
+    kappa = _NO_NUMBERS if charge_responses is None else charge_responses
+    alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
+    energy, found = solver.polarize(Polarizable(charges, dipoles, quadrupoles, kappa, alpha, external_field, scales))
+    gradients = {
+        "charges": found.charge_gradient,
+        "dipoles": found.dipole_gradient,
+        "quadrupoles": found.quadrupole_gradient,
+        "field": found.field_gradient,
+    }
+    if charge_responses is not None:
+        gradients["charge_responses"] = found.kappa_gradient
+    if polarizabilities is not None:
+        gradients["polarizabilities"] = found.alpha_gradient
     return ElectrostaticsResult(
-        energy=0.5 * (both - response.cross) + response.energy + own,
-        forces=forces,
-        strain_gradient=strain,
-        potentials=response.potentials,
-        fields=response.fields,
-        induced_charges=response.charges,
-        induced_dipoles=response.dipoles,
+        energy=energy,
+        forces=found.forces,
+        strain_gradient=found.strain,
+        potentials=found.potentials,
+        fields=found.fields,
+        induced_charges=None if charge_responses is None else found.induced_charges,
+        induced_dipoles=None if polarizabilities is None else found.induced_dipoles,
         gradients=gradients,
     )
 

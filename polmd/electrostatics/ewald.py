@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polmd.electrostatics.fields import Sources, symmetric_matrices
+from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.response import unfilled
 from polmd.errors import InputError
 from polmd.kernels.cpu import direct
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
+from polmd.kernels.cpu.born import dipole_field_rates
 from polmd.kernels.cpu.simd import BYTES
-from polmd.kernels.layout import Multipoles
+from polmd.kernels.layout import Multipoles, Polarizable, Polarized
 
 _LANES = BYTES // 8
 #: Bytes per wave vector of the half sphere that a calculation needs (partial structure factors, tables).
@@ -151,6 +153,21 @@ class DirectSum:
         )  # fmt: skip
         return out, strain
 
+    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
+        """Energy and what follows from it, in one kernel: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        n, found = len(given.charges), unfilled(given)
+        self._moments = given.charges, given.dipoles, given.quadrupoles
+        self._atoms = np.empty((-(-n // _LANES), kernels.ROWS, _LANES))
+        self._structure = np.empty((2, len(self._weight)))
+        low = np.empty((n if len(given.kappa) or len(given.alpha) else 0, 10))
+        self._low = low if len(low) else None
+        groups, partial = self._division(1)
+        energy = direct.polarize(
+            self._positions, self._inverse, self._lattice, given, self.numbers.rows, self.numbers.limits, groups, self._k,
+            self._sigma, self._weight, partial, self._atoms, self._structure, low, found,
+        )  # fmt: skip
+        return energy, found
+
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         out, low = self._fields(self._weight * self._sums(charges, dipoles), 13), self.derivatives()
@@ -167,9 +184,9 @@ class DirectSum:
             between.pack_sources(*moments, self._lattice, own)
         low = self.derivatives()
         out = self._fields(self._weight * self._structures(self._atoms[None], moving), 10)
-        hessian = symmetric_matrices(low[:, 4:10])
-        field_rates = out[:, :, 1:4] - np.einsum("nab,gnb->gna", hessian, velocities)
-        return -np.einsum("dnc,gnc->gd", dipoles, field_rates)
+        products = np.empty((len(velocities), len(dipoles)))
+        dipole_field_rates(dipoles, velocities, low, out, products)
+        return products
 
     def _sums(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """S(k) of several sets of charges (m, n) and dipoles (m, n, 3): (m, 2, nk)."""

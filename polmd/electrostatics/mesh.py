@@ -10,10 +10,8 @@ derivatives of the mesh energy.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-import os
 from fractions import Fraction
 
 import numba
@@ -22,12 +20,14 @@ from scipy import fft
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers
 from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
+from polmd.electrostatics.response import polarize
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
 from polmd.kernels.cpu import transforms
 from polmd.kernels.cpu.kspace import add_strain
 from polmd.kernels.cpu.moments import add_response_forces, moment_strain
-from polmd.kernels.layout import Multipoles
+from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.memory import keep_freed_memory
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
 #: transforms than the longer splines cost (benchmarks/README.md).
@@ -64,26 +64,6 @@ def spline_table(order: int) -> np.ndarray:
     return table
 
 
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed arrays for the next ones.
-
-    The transforms make arrays of some megabytes in every step. glibc gives such memory back to the system at once, and
-    the pages of every new array are then cleared and mapped again: a quarter of the time of a mesh of 48³ points, under a
-    lock that holds up the other threads. Settings of the user (``MALLOC_…`` in the environment) are left alone; C
-    libraries without ``mallopt`` are too.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # <malloc.h>
-    for option, value in ((m_mmap_max, 0), (m_trim_threshold, 1 << 30), (m_top_pad, 64 << 20)):
-        mallopt(option, value)
-
-
 class MeshSum:
     """Fields of Gaussian multipoles in a periodic cell, without self terms, from a particle mesh.
 
@@ -96,7 +76,7 @@ class MeshSum:
     def __init__(
         self, sigma: float, norm_factor: float, numbers: WaveNumbers, shape: tuple[int, int, int], order: int = ORDER
     ) -> None:
-        _keep_freed_memory()
+        keep_freed_memory()
         self._sigma, self._norm_factor, self.numbers, self.shape = sigma, norm_factor, numbers, shape
         self._points, self._order, self._table = np.array(shape), order, spline_table(order)
         self._cell: np.ndarray | None = None
@@ -177,6 +157,10 @@ class MeshSum:
         add_strain(self._k, self._sigma, energies, strain)
         moment_strain(*self._moments[1:], out, _NO_VECTORS if response is None else response.dipoles, low, strain)
         return out, strain
+
+    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
+        """Energy and what follows from it: see :class:`polmd.electrostatics.fields.FieldSolver`."""
+        return polarize(self, given)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""

@@ -7,80 +7,37 @@ Gradients follow from the field of M + M̃ with M̃ = (q^ind, ũ, 0), ũ = ½ (u
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from polmd.kernels.cpu.moments import linear_response
-
-_NO_NUMBERS = np.empty(0)
-_NO_MATRICES = np.empty((0, 3, 3))
-
-
-class Response(NamedTuple):
-    """Induced moments and what the second field pass needs.
-
-    Attributes
-    ----------
-    energy : E_ind, eV
-    cross : M̃·T·M without self terms, eV
-    potentials, fields : φ (n,) V, F (n, 3) V/Å, self terms included
-    charges : q^ind (n,) e, or None without κ
-    dipoles : u^ind (n, 3) e Å, or None without α
-    source_charges, source_dipoles : M̃, (n,) and (n, 3), zeros where absent
-    gradient_kappa : dE/dκ (n,), or None
-    gradient_alpha : dE/dα (n, 3, 3), nine independent components, or None
-    gradient_field : dE/dE_ext (3,), zero without α
-    """
-
-    energy: float
-    cross: float
-    potentials: np.ndarray
-    fields: np.ndarray
-    charges: np.ndarray | None
-    dipoles: np.ndarray | None
-    source_charges: np.ndarray
-    source_dipoles: np.ndarray
-    gradient_kappa: np.ndarray | None
-    gradient_alpha: np.ndarray | None
-    gradient_field: np.ndarray
+from polmd.electrostatics.fields import FieldSolver, Sources
+from polmd.kernels.cpu.moments import linear_response, moment_energy
+from polmd.kernels.layout import Polarizable, Polarized
 
 
-def respond(
-    low: np.ndarray,
-    charges: np.ndarray,
-    dipoles: np.ndarray,
-    charge_responses: np.ndarray | None,
-    polarizabilities: np.ndarray | None,
-    external_field: np.ndarray,
-    scales: np.ndarray,
-) -> Response:
-    """One linear-response step.
-
-    low (n, 10 or more), φ V and F V/Å of the moments without self terms in its first columns; charges (n,) e, dipoles (n, 3)
-    e Å, charge_responses (n,) e/V, polarizabilities (n, 3, 3) e Å²/V, external_field (3,) V/Å, scales (3,) of the self
-    terms E = s_q q² + s_u u² + s_Q Q:Q.
-    """
-    n = len(charges)
-    kappa = _NO_NUMBERS if charge_responses is None else charge_responses
-    alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
-    potentials, fields = np.empty(n), np.empty((n, 3))
-    induced, induced_dipoles, source_dipoles = np.empty(n), np.empty((n, 3)), np.empty((n, 3))
-    gradient_kappa, gradient_alpha, gradient_field = np.empty(len(kappa)), np.empty((len(alpha), 3, 3)), np.empty(3)
-    energy, cross = linear_response(
-        low, charges, dipoles, kappa, alpha, external_field, scales, potentials, fields, induced, induced_dipoles,
-        source_dipoles, gradient_kappa, gradient_alpha, gradient_field,
+def unfilled(given: Polarizable) -> Polarized:
+    """Memory for what follows from ``given``."""
+    n, vectors = len(given.charges), (len(given.charges), 3)
+    return Polarized(
+        np.empty(n), np.empty(vectors), np.empty(n), np.empty(vectors), np.empty(vectors), np.empty(len(given.kappa)),
+        np.empty((len(given.alpha), 3, 3)), np.empty(3), np.empty(n), np.empty(vectors), np.empty((n, 3, 3)),
+        np.empty(vectors), np.empty((3, 3)),
     )  # fmt: skip
-    return Response(
-        energy,
-        cross,
-        potentials,
-        fields,
-        None if charge_responses is None else induced,
-        None if polarizabilities is None else induced_dipoles,
-        induced,
-        source_dipoles,
-        None if charge_responses is None else gradient_kappa,
-        None if polarizabilities is None else gradient_alpha,
-        gradient_field,
-    )
+
+
+def polarize(solver: FieldSolver, given: Polarizable) -> tuple[float, Polarized]:
+    """``FieldSolver.polarize`` from two passes over fields."""
+    q, u, m, kappa, alpha, external, scales = given
+    found = unfilled(given)
+    solver.set_moments(q, u, m)
+    responds = len(kappa) > 0 or len(alpha) > 0
+    if responds:
+        low = solver.derivatives()
+    else:
+        low, strain = solver.interactions(None)
+    energy, cross = linear_response(low, q, u, kappa, alpha, external, scales, *found[:8])
+    out = low
+    if responds:
+        out, strain = solver.interactions(Sources(found.induced_charges, found.source_dipoles))
+    both, own = moment_energy(q, u, m, out, found.induced_charges, found.source_dipoles, scales, *found[8:12])
+    found.strain[:] = strain
+    return 0.5 * (both - cross) + energy + own, found

@@ -1,0 +1,58 @@
+"""Test errors of the NaCl models, with and without the frames in which the labels jump.
+
+    python nacl_errors.py trained/nacl_cluster-*.npz
+
+The D4 dispersion of GFN2-xTB changes the reference of Na where its coordination number passes 3.39, within 0.04: the energy
+drops by some 25 meV while the atom moves by 0.02 Å, with forces above 1 eV/Å in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import read
+from scipy.special import erfc
+from train import Recipe, split
+
+import polmd
+from polmd.model.importers.npz import read_npz
+
+#: Covalent radii (Å) and electronegativities of D4.
+RADIUS, ELECTRONEGATIVITY = {11: 1.40, 17: 0.99}, {11: 0.93, 17: 3.16}
+WINDOW = (3.33, 3.45)
+
+
+def coordination(atoms: Atoms) -> np.ndarray:
+    """D4's coordination numbers (Caldeweyher et al. 2019, equation 6)."""
+    radius = np.array([RADIUS[z] for z in atoms.numbers])
+    chi = np.array([ELECTRONEGATIVITY[z] for z in atoms.numbers])
+    r = atoms.get_all_distances() + 1e3 * np.eye(len(atoms))
+    weight = 4.10451 * np.exp(-((abs(chi[:, None] - chi) + 19.08857) ** 2) / (2 * 11.28174**2))
+    return (0.5 * weight * erfc(7.5 * (r / (4 / 3 * (radius[:, None] + radius)) - 1))).sum(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+")
+    here = Path(__file__).resolve().parent
+    recipe = Recipe.read(here / "nacl_cluster.toml")
+    test = split(read(here / recipe.data, ":"), recipe)[2]
+    numbers = [coordination(a)[a.numbers == 11] for a in test]
+    jumps = np.array([((n > WINDOW[0]) & (n < WINDOW[1])).any() for n in numbers])
+    print(f"{len(test)} test frames, {jumps.sum()} with an Na in the window; force and energy rms: all, jumps, others")
+    for path in parser.parse_args().models:
+        potential = polmd.MultipolePotential(read_npz(path))
+        found = [potential.compute(polmd.System.from_ase(a)) for a in test]
+        force = np.array([np.mean((r.forces - a.get_forces()) ** 2) for r, a in zip(found, test, strict=True)])
+        pairs = zip(found, test, strict=True)
+        energy = np.array([((r.energy - a.get_potential_energy()) / len(a)) ** 2 for r, a in pairs])
+        rms = [1e3 * np.sqrt(x[m].mean()) for x in (force, energy) for m in (jumps | True, jumps, ~jumps)]
+        print(f"{path.stem}: " + "  ".join(f"{x:.1f}" for x in rms[:3]) + " meV/A; ", end="")
+        print("  ".join(f"{x:.2f}" for x in rms[3:]) + " meV/atom")
+
+
+if __name__ == "__main__":
+    main()

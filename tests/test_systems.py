@@ -1,0 +1,53 @@
+"""The systems beside water: bundled models, their labels, a few steps of each input."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read
+from running import command
+
+import polmd
+from polmd.output import Trajectory
+
+INPUTS = Path(__file__).resolve().parent.parent / "inputs"
+#: Input, frames with labels, every n-th of them, largest force error (rms, eV/Å) and the spread that the labels have at least.
+SYSTEMS = {
+    "nacl_cluster": ("nacl_cluster.xyz.xz", 5, 0.075, 0.2),
+    "mapbi3": ("mapbi3.xyz.xz", 20, 0.060, 0.4),
+    "au_mgo": ("au_mgo.xyz.xz", 20, 0.080, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "mapbi3_ir"])
+def test_input_runs(name: str, tmp_path: Path) -> None:
+    """A few steps of every stage: forces stay, the energy of each thermostat is conserved."""
+    code, output = command("run", INPUTS / f"{name}.toml", "--steps", 10, "--out", tmp_path / "run")
+    assert code == 0, output
+    frames = list(Trajectory(tmp_path / "run"))
+    assert len(frames) > 0 and all(np.isfinite(f.positions).all() for f in frames)
+    assert (tmp_path / "run" / "final.extxyz").exists()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_model_reproduces_its_labels(name: str) -> None:
+    """Force errors of the bundled model on frames of its data set are not above what its card says; without those whose atoms
+    were pushed together."""
+    data, every, error, spread = SYSTEMS[name]
+    potential = polmd.MultipolePotential(polmd.load_model(name))
+    frames = [a for a in read(INPUTS / "models" / data, f"::{every}") if "close" not in a.info["kind"]]
+    found = np.concatenate([potential.compute(polmd.System.from_ase(a)).forces for a in frames])
+    labels = np.concatenate([a.get_forces() for a in frames])
+    assert np.sqrt(np.mean(labels**2)) > spread
+    assert np.sqrt(np.mean((found - labels) ** 2)) < error
+
+
+def test_born_charges_of_mapbi3(shared: Path) -> None:
+    """Signs and pattern of the DFT Born charges, which training never saw; their size is not that of DFT (docs/mapbi3.md)."""
+    atoms = read(shared / "data" / "mapbi3_born_charges.xyz")
+    dft = atoms.arrays["BEC"].reshape(-1, 3, 3)
+    system = polmd.System.from_ase(atoms)
+    found = polmd.MultipolePotential(polmd.load_model("mapbi3")).compute(system, born_charges=True).born_charges
+    mean = {s: np.trace(found[atoms.symbols == s].mean(0)) / 3 for s in ("Pb", "I", "N", "H")}
+    assert mean["Pb"] > 0 > mean["I"] and mean["N"] < 0 < mean["H"]
+    assert np.corrcoef(found.ravel(), dft.ravel())[0, 1] > 0.9
