@@ -118,7 +118,9 @@ def test_bench(folder: Path, method: str) -> None:
     write(folder / "three.xyz", make_system(3).to_ase())
     case = f'measure = "nve"\nstructure = "three"\nmodel = "{folder}/model.h5"\nprecision = ["mixed"]\nseconds = 0.01\n'
     (folder / "cases.toml").write_text(
-        '[structure.three]\nfile = "three.xyz"\n[[case]]\nname = "step"\n' + case + f'method = "{method}"\ntolerance = 1e-3\n'
+        '[structure.three]\nfile = "three.xyz"\n[[case]]\nname = "step"\n'
+        + case
+        + f'method = "{method}"\ntolerance = 1e-3\n'
     )
     _polmd("bench", folder / "cases.toml", "--device", "cuda", "--out", folder / "out.csv")
     rows = list(csv.DictReader((folder / "out.csv").open()))
