@@ -81,7 +81,7 @@ def test_five_steps(kind: str, precision: str) -> None:
     device.run(5)
     mover = device.integrator
     assert isinstance(mover, ResidentVerlet | ResidentLangevin)
-    assert mover.launches_per_step <= 20
+    assert mover.launches_per_step == (19 if kind == "nve" else 20)  # benchmarks/README.md
     assert potential.engine.queue.launches - before <= 5 * mover.launches_per_step + 2
     a, b = device.state.system, cpu.state.system
     moved = np.abs(b.positions - start.positions).max()
@@ -206,6 +206,7 @@ def test_barostat_between_steps_on_the_device() -> None:
 def test_mesh_of_fixed_wave_numbers_stays_when_the_cell_changes() -> None:
     """A run that is resumed with another cell than that at the start of the stage has the same mesh."""
     model, system = _model(), make_system()
+    system.cell *= 3.0
     shapes = []
     for stretch in (1.0, 1.5):
         potential = MultipolePotential(model, device="cuda", method="mesh", tolerance=1e-3)

@@ -112,6 +112,27 @@ def test_in_a_field_the_host_moves_the_atoms(folder: Path) -> None:
     assert energies[1] == pytest.approx(energies[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("method", ["direct", "mesh"])
+def test_bench(folder: Path, method: str) -> None:
+    """Every kernel of a step is measured, those of the roofline beside their floor."""
+    write(folder / "three.xyz", make_system(3).to_ase())
+    case = f'measure = "nve"\nstructure = "three"\nmodel = "{folder}/model.h5"\nprecision = ["mixed"]\nseconds = 0.01\n'
+    (folder / "cases.toml").write_text(
+        '[structure.three]\nfile = "three.xyz"\n[[case]]\nname = "step"\n'
+        + case
+        + f'method = "{method}"\ntolerance = 1e-3\n'
+    )
+    _polmd("bench", folder / "cases.toml", "--device", "cuda", "--out", folder / "out.csv")
+    rows = list(csv.DictReader((folder / "out.csv").open()))
+    assert "launches a step" in rows[0]["note"] and all(float(row["median_ms"]) > 0 for row in rows)
+    assert all(row["device"] == "Numba's CUDA simulator" for row in rows)
+    ratios = {row["stage"]: float(row["note"].rpartition(" ")[2]) for row in rows if "measured/floor" in row["note"]}
+    expected = {"descriptor.edges", "network.forward", "network.reverse", "integrate.gather_forces", "neighbors.check"}
+    sums = {"kspace.structure_factor", "kspace.fields"}
+    expected |= {"mesh.spread", "mesh.convolve", "mesh.interpolate"} if method == "mesh" else sums
+    assert expected <= set(ratios) and all(ratio > 1 for ratio in ratios.values())
+
+
 def test_info() -> None:
     output = _polmd("info")
     assert "numba-cuda: " in output and "simulator" in output
