@@ -27,8 +27,8 @@ VARIANTS: dict[str, list[str]] = {
     "full": ["charges", "dipoles", "quadrupoles", "charge_responses", "polarizabilities"],
 }
 CHARGE_SCALE = KAPPA_SCALE = 0.1
-#: A logistic step of unit width as eight hidden units: sum over k of weight · [silu(u + shift) − silu(u − shift)]. Least squares
-#: on value and slope; largest deviations 0.9 % of the height and 1.3 % of the slope.
+#: A logistic step of unit width as eight hidden units: sum over k of weight · [silu(u + shift) − silu(u − shift)]. Least
+#: squares on value and slope; largest deviations 0.9 % of the height and 1.3 % of the slope.
 STEP_SHIFTS, STEP_WEIGHTS = (1.0, 3.0, 5.0, 7.0), (0.191, 0.052, 0.010, 0.015)
 
 
