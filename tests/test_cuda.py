@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,21 +27,19 @@ needs_numba_cuda = pytest.mark.skipif(
 
 @needs_numba_cuda
 def test_every_kernel_in_the_simulator() -> None:
-    """Runs tests/cuda in a process with the simulator switched on, which is decided when Numba is imported."""
+    """Runs tests/cuda in two processes with the simulator switched on, which is decided when Numba is imported."""
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--durations=5",
-        str(ROOT / "tests" / "cuda"),
-    ]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout and " skipped" not in done.stdout, done.stdout
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5"]
+    files = sorted(map(str, (ROOT / "tests" / "cuda").glob("test_*.py")))
+    parts = [[f for f in files if f.endswith("dynamics.py")], [f for f in files if not f.endswith("dynamics.py")]]
+
+    def run(part: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *part], env=environment, cwd=ROOT, capture_output=True, text=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(run, parts):
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert " passed" in done.stdout and " skipped" not in done.stdout, done.stdout
 
 
 @needs_numba_cuda
