@@ -71,37 +71,3 @@ class Multipoles(NamedTuple):
     quadrupoles: np.ndarray  # (n, 3, 3) e Å²
     charge_responses: np.ndarray  # (n,) e/V
     polarizabilities: np.ndarray  # (n, 3, 3) e Å²/V
-
-
-class Polarizable(NamedTuple):
-    """Permanent moments and responses: q (n,) e, u (n, 3) e Å, Q (n, 3, 3) e Å², κ (n,) e/V and α (n, 3, 3) e Å²/V or of
-    length 0 where there is no such response, external field (3,) V/Å, and the factors (3,) of the self terms
-    E = s_q q² + s_u u² + s_Q Q:Q."""
-
-    charges: np.ndarray
-    dipoles: np.ndarray
-    quadrupoles: np.ndarray
-    kappa: np.ndarray
-    alpha: np.ndarray
-    external: np.ndarray
-    scales: np.ndarray
-
-
-class Polarized(NamedTuple):
-    """What follows from Polarizable, arrays that kernels fill: φ (n,) V and F (n, 3) V/Å of M, self terms included; q^ind (n,)
-    e, u^ind and ũ (n, 3) e Å, zero without response; dE/dκ, dE/dα, dE/dE_ext; dE/dq, dE/du, dE/dQ; forces (n, 3) eV/Å and
-    strain gradient (3, 3) eV at constant moments."""
-
-    potentials: np.ndarray
-    fields: np.ndarray
-    induced_charges: np.ndarray
-    induced_dipoles: np.ndarray
-    source_dipoles: np.ndarray
-    kappa_gradient: np.ndarray
-    alpha_gradient: np.ndarray
-    field_gradient: np.ndarray
-    charge_gradient: np.ndarray
-    dipole_gradient: np.ndarray
-    quadrupole_gradient: np.ndarray
-    forces: np.ndarray
-    strain: np.ndarray

@@ -24,13 +24,16 @@ def recipes(monkeypatch: pytest.MonkeyPatch):
     default = torch.get_default_dtype()
     yield __import__("train")
     torch.set_default_dtype(default)
-    for name in ("train", "network", "optimiser"):
+    for name in ("train", "network", "optimiser", "d4", "frames"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("variant", ["none", "q", "q+u", "q+u+Q", "full"])
-@pytest.mark.parametrize("boundaries", ["open", "periodic"])
-def test_same_as_engine(recipes, tmp_path: Path, variant: str, boundaries: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "boundaries", "step"),
+    [(v, b, False) for v in ("none", "q", "q+u", "q+u+Q", "full") for b in ("open", "periodic")]
+    + [("full", "open", True)],
+)
+def test_same_as_engine(recipes, tmp_path: Path, variant: str, boundaries: str, step: bool) -> None:
     """Energy, forces and stress of the exported weights, features centred and scaled, against the engine."""
     import torch
 
@@ -38,13 +41,14 @@ def test_same_as_engine(recipes, tmp_path: Path, variant: str, boundaries: str) 
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(1)
-    frames = read(MODELS / ("nacl_cluster.xyz.xz" if boundaries == "open" else "mapbi3.xyz.xz"), ":40:20")
+    frames = read(MODELS / ("nacl_variants.xyz.xz" if boundaries == "open" else "mapbi3.xyz.xz"), ":40:20")
     elements = sorted({int(z) for a in frames for z in a.numbers})
     recipe = recipes.Recipe("x", "", ["H"], 4.5, 0, 0, 0, max_nu=2 if boundaries == "open" else 3, stress_weight=1.0)
     e0 = {z: -float(z) for z in elements}
     network = recipes.Network(
-        elements, 4.5, recipes.VARIANTS[variant], max_nu=recipe.max_nu, n_radial=3, hidden=(8, 4)
-    ).double()
+        elements, 4.5, recipes.VARIANTS[variant], max_nu=recipe.max_nu, n_radial=3, hidden=(8, 4),
+        step=recipes.Step(11, 3.388, 0.05, recipes.counting) if step else None,
+    ).double()  # fmt: skip
     batch = recipes.Frames(frames, elements, e0, recipe).batch(np.arange(len(frames)))
     vectors = batch["pos"][batch["i"]] - batch["pos"][batch["j"]] - batch["shift"]
     with torch.no_grad():
@@ -59,7 +63,8 @@ def test_same_as_engine(recipes, tmp_path: Path, variant: str, boundaries: str) 
         forces = found["forces"][batch["start"][k] : batch["start"][k + 1]].numpy()
         energy = found["energy"][k].item() + sum(e0[int(z)] for z in atoms.numbers)
         scale = abs(expected.forces).max()
-        assert abs(forces - expected.forces).max() < 2e-5 * scale  # the archive holds float32
+        rounding = 1e-4 if step else 2e-5  # the archive holds float32; a step has large weights
+        assert abs(forces - expected.forces).max() < rounding * scale
         assert energy == pytest.approx(expected.energy, abs=1e-4 * scale)
         if boundaries == "periodic":
             assert abs(found["stress"][k].numpy() - expected.stress).max() < 2e-5 * abs(expected.stress).max()
@@ -67,9 +72,9 @@ def test_same_as_engine(recipes, tmp_path: Path, variant: str, boundaries: str) 
 
 def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
     """Thirty steps improve the forces; stopped half-way and resumed they give the same weights, bit for bit."""
-    text = (MODELS / "nacl_cluster.toml").read_text()
+    text = (MODELS / "nacl_variants.toml").read_text()
     lines = [line for line in text.splitlines() if not line.startswith(("data", "steps", "validation", "test"))]
-    write(tmp_path / "frames.xyz", read(MODELS / "nacl_cluster.xyz.xz", "::15"))
+    write(tmp_path / "frames.xyz", read(MODELS / "nacl_variants.xyz.xz", "::15"))
     data = 'data = "frames.xyz"\nvalidation = 20\ntest = 17\nvalidate_every = 10\n'
     recipe = tmp_path / "short.toml"
 
@@ -77,7 +82,7 @@ def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
         recipe.write_text("\n".join(lines) + "\n" + data + f"steps = {stop}\n")
         settings = recipes.Recipe.read(recipe)
         recipes.train(settings, recipes.Data.prepare(settings, tmp_path), "q", 3, tmp_path / out)
-        return dict(np.load(tmp_path / out / "nacl_cluster-q-3.npz"))
+        return dict(np.load(tmp_path / out / "nacl_variants-q-3.npz"))
 
     import torch
 
@@ -92,7 +97,7 @@ def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
         def save(state: dict, path: Path) -> None:
             original(state, path)
             if state["step"] == at:
-                Path(path).replace(tmp_path / out / "nacl_cluster-q-3.pt")
+                Path(path).replace(tmp_path / out / "nacl_variants-q-3.pt")
                 raise Stop
 
         torch.save = save
@@ -103,9 +108,9 @@ def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
             torch.save = original
 
     whole = run("whole", 30)
-    history = torch.load(tmp_path / "whole" / "nacl_cluster-q-3.pt", weights_only=True)["history"]
+    history = torch.load(tmp_path / "whole" / "nacl_variants-q-3.pt", weights_only=True)["history"]
     assert history[-1]["forces_meV_A"] < 0.9 * history[0]["forces_meV_A"]
-    report = json.loads((tmp_path / "whole" / "nacl_cluster-q-3.json").read_text())
+    report = json.loads((tmp_path / "whole" / "nacl_variants-q-3.json").read_text())
     assert report["frames"] == [40, 20, 17]
     cut("parts", 20)
     again = run("parts", 30)

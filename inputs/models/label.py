@@ -28,6 +28,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 from ase.spacegroup import crystal
+from frames import read_frames
 
 #: Methylammonium along x, carbon first, its centre at the origin (Å): C-N 1.49, C-H 1.09, N-H 1.03, staggered.
 _ANGLES = np.radians([0.0, 120.0, 240.0])
@@ -213,7 +214,7 @@ def pieces_mapbi3_close(calculator: object):
 
     Frames of ``mapbi3.xyz.xz``; either one atom (I or Pb) or one cation as it is moves along the line between an H (or C, N) of
     the cation and the atom, until they are as close as drawn."""
-    frames = [a for a in read(Path(__file__).with_name("mapbi3.xyz.xz"), ":") if "close" not in a.info["kind"]]
+    frames = [a for a in read_frames(Path(__file__).with_name("mapbi3.xyz.xz")) if "close" not in a.info["kind"]]
     plan = [("I", "H", 1.1, 2.2, 48), ("Pb", "H", 1.6, 2.8, 16), ("I", "C", 1.9, 3.2, 12), ("I", "N", 1.9, 3.0, 12)]
     plan += [("Pb", "N", 2.2, 3.4, 8), ("H", "H", 0.9, 1.8, 12), ("I", "I", 2.4, 3.4, 12), ("Pb", "I", 2.2, 2.7, 12)]
     for heavy, light, low, high, count in plan:
@@ -246,7 +247,7 @@ def pieces_mapbi3_close(calculator: object):
 def pieces_nacl_curve(calculator: object):
     """The relaxed Na9Cl8+ of the training data, and the same without the Na that is farthest from the one that moves: the
     outermost Na goes away from the centre of the others, which do not move."""
-    frames = read(Path(__file__).with_name("nacl_cluster.xyz.xz"), ":")
+    frames = read_frames(Path(__file__).with_name("nacl_variants.xyz.xz"))
     start = next(a for a in frames if a.info["kind"] == "relaxed" and len(a) == 17)
     sodium = np.flatnonzero(start.numbers == 11)
     out = np.linalg.norm(start.positions - start.positions.mean(0), axis=1)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ase.io import read
+from frames import read_frames
 
 import polmd
 
@@ -46,7 +46,7 @@ def main() -> None:
     for entry in arguments.models:
         name, _, path = entry.partition("=")
         variants.setdefault(name, []).append(Path(path))
-    frames = read(Path(__file__).with_name("nacl_curve.xyz.xz"), ":")
+    frames = read_frames(Path(__file__).with_name("nacl_curve.xyz.xz"))
     clusters = {n: [a for a in frames if a.info["kind"] == n] for n in ("Na9Cl8+", "Na8Cl8+")}
     shift = np.array([a.info["shift"] for a in clusters["Na9Cl8+"]])
     labels = {n: curve(c, None) for n, c in clusters.items()}

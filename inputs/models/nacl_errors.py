@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ase.io import read
 from d4 import coordination
+from frames import read_frames
 from train import Recipe, split
 
 import polmd
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     here = Path(__file__).resolve().parent
     recipe = Recipe.read(here / "nacl_cluster.toml")
-    test = split(read(here / recipe.data, ":"), recipe)[2]
+    test = split(read_frames(here / recipe.data), recipe)[2]
     numbers = [coordination(a)[a.numbers == 11] for a in test]
     jumps = np.array([((n > WINDOW[0]) & (n < WINDOW[1])).any() for n in numbers])
     print(f"{len(test)} test frames, {jumps.sum()} with an Na in the window; force and energy rms: all, jumps, others")

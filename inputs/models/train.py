@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.io import read
 from ase.neighborlist import neighbor_list
 from d4 import counting
+from frames import read_frames
 from network import CHARGE_SCALE, KAPPA_SCALE, VARIANTS, Network, Step, half_sphere, open_energy, periodic_energy
 from optimiser import Soap
 
@@ -250,7 +250,7 @@ class Data:
     @staticmethod
     def prepare(recipe: Recipe, folder: Path) -> Data:
         elements = [atomic_numbers[s] for s in recipe.elements]
-        parts = split(read(folder / recipe.data, ":"), recipe)
+        parts = split(read_frames(folder / recipe.data), recipe)
         e0 = atomic_energies(parts[0], elements)
         return Data(elements, e0, *(Frames(part, elements, e0, recipe) for part in parts))
 

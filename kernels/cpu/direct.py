@@ -11,8 +11,6 @@ from polmd.kernels.compile import kernel
 from polmd.kernels.cpu.kspace import add_strain, fields, structure_factors
 from polmd.kernels.cpu.moments import (
     add_response_forces,
-    linear_response,
-    moment_energy,
     moment_strain,
     pack_fractions,
     pack_sources,
@@ -94,36 +92,3 @@ def interactions(atoms, lattice, rows, limits, groups, k, sigma, weight, structu
     strain[:] = 0.0
     add_strain(k, sigma, energies, strain)
     moment_strain(dipoles, quadrupoles, out, response_dipoles, low, strain)
-
-
-@kernel()
-def polarize(
-    positions, inverse, lattice, given, rows, limits, groups, k, sigma, weight, partial, atoms, spectrum, low, found
-):
-    """Both passes with the linear response between them; returns the energy, eV.
-
-    name                        shape                          in/out
-    positions … lattice                                        in, as in :func:`structure`
-    given                       Polarizable                       in
-    rows … partial                                             in and scratch, as in :func:`interactions`
-    atoms, spectrum             (blocks, ROWS, lanes), (2, nk) out, those of :func:`structure`
-    low                         (n, 10)                        out, that of :func:`derivatives`; of length 0 without response
-    found                       Polarized                       out, likewise
-    """
-    q, u, m, kappa, alpha, external, scales = given
-    (potentials, fields_, charges, dipoles, sources, kappa_gradient, alpha_gradient, field_gradient, charge_gradient,
-     dipole_gradient, quadrupole_gradient, forces, strain) = found  # fmt: skip
-    out = np.empty((len(q), 13))
-    structure(positions, inverse, lattice, q, u, m, rows, limits, groups, partial, atoms, spectrum)
-    if len(low) > 0:
-        derivatives(atoms, lattice, rows, limits, weight, spectrum, low)
-        energy, cross = linear_response(low, q, u, kappa, alpha, external, scales, potentials, fields_, charges, dipoles,
-                                        sources, kappa_gradient, alpha_gradient, field_gradient)  # fmt: skip
-    interactions(atoms, lattice, rows, limits, groups, k, sigma, weight, spectrum, u, m, low, charges, sources, partial,
-                 out, strain)  # fmt: skip
-    if len(low) == 0:
-        energy, cross = linear_response(out, q, u, kappa, alpha, external, scales, potentials, fields_, charges, dipoles,
-                                        sources, kappa_gradient, alpha_gradient, field_gradient)  # fmt: skip
-    both, own = moment_energy(q, u, m, out, charges, sources, scales, charge_gradient, dipole_gradient,
-                              quadrupole_gradient, forces)  # fmt: skip
-    return 0.5 * (both - cross) + energy + own

@@ -8,9 +8,9 @@ import numpy as np
 
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.open import OpenPairs
+from polmd.electrostatics.response import Polarizable, polarize
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError
-from polmd.kernels.layout import Polarizable
 
 SMEARINGS = ("gaussian", "point")
 
@@ -182,7 +182,9 @@ def evaluate(
     solver.set_atoms(positions, cell)
     kappa = _NO_NUMBERS if charge_responses is None else charge_responses
     alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
-    energy, found = solver.polarize(Polarizable(charges, dipoles, quadrupoles, kappa, alpha, external_field, scales))
+    energy, strain, found = polarize(
+        solver, Polarizable(charges, dipoles, quadrupoles, kappa, alpha, external_field, scales)
+    )
     gradients = {
         "charges": found.charge_gradient,
         "dipoles": found.dipole_gradient,
@@ -196,7 +198,7 @@ def evaluate(
     return ElectrostaticsResult(
         energy=energy,
         forces=found.forces,
-        strain_gradient=found.strain,
+        strain_gradient=strain,
         potentials=found.potentials,
         fields=found.fields,
         induced_charges=None if charge_responses is None else found.induced_charges,

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from polmd.electrostatics.fields import Sources
-from polmd.electrostatics.response import unfilled
 from polmd.errors import InputError
 from polmd.kernels.cpu import direct
 from polmd.kernels.cpu import kspace as kernels
 from polmd.kernels.cpu import moments as between
 from polmd.kernels.cpu.born import dipole_field_rates
 from polmd.kernels.cpu.simd import BYTES
-from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.kernels.layout import Multipoles
 
 _LANES = BYTES // 8
 #: Bytes per wave vector of the half sphere that a calculation needs (partial structure factors, tables).
@@ -152,21 +151,6 @@ class DirectSum:
             self._structure, *self._moments[1:], low, *(response or _NO_SOURCES), partial, out, strain,
         )  # fmt: skip
         return out, strain
-
-    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
-        """Energy and what follows from it, in one kernel: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        n, found = len(given.charges), unfilled(given)
-        self._moments = given.charges, given.dipoles, given.quadrupoles
-        self._atoms = np.empty((-(-n // _LANES), kernels.ROWS, _LANES))
-        self._structure = np.empty((2, len(self._weight)))
-        low = np.empty((n if len(given.kappa) or len(given.alpha) else 0, 10))
-        self._low = low if len(low) else None
-        groups, partial = self._division(1)
-        energy = direct.polarize(
-            self._positions, self._inverse, self._lattice, given, self.numbers.rows, self.numbers.limits, groups, self._k,
-            self._sigma, self._weight, partial, self._atoms, self._structure, low, found,
-        )  # fmt: skip
-        return energy, found
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""

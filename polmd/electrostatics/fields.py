@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.kernels.layout import Multipoles
 
 
 class Sources(NamedTuple):
@@ -24,8 +24,6 @@ class FieldSolver(Protocol):
     xy, xz, yy, yz, zz, V/Å²) of M + M̃, and the force (3, eV/Å) on M in the field of M + M̃ plus on M̃ in that of M;
     and the strain gradient (3, 3) eV of ½ M·T·M + M̃·T·M at constant moments.
 
-    ``polarize`` takes moments with their responses, and returns the energy (eV) and all that follows from it, see
-    :mod:`polmd.electrostatics.response`.
     ``source_fields`` returns for each of several M̃, charges (m, n) e and dipoles (m, n, 3) e Å, what M̃ adds to that,
     (m, n, 13): potential, field, second derivatives of M̃ alone, and the force −∂(M̃·T·M)/∂r at constant moments.
     ``dipole_rates`` returns d(M̃·T·M)/dt, (g, m) eV/fs, for several M̃ of constant dipoles (m, n, 3) and several motions, g
@@ -39,8 +37,6 @@ class FieldSolver(Protocol):
     def derivatives(self) -> np.ndarray: ...
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def polarize(self, given: Polarizable) -> tuple[float, Polarized]: ...
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray: ...
 

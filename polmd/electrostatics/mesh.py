@@ -20,13 +20,12 @@ from scipy import fft
 
 from polmd.electrostatics.ewald import MEMORY_LIMIT, WaveNumbers
 from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
-from polmd.electrostatics.response import polarize
 from polmd.errors import InputError
 from polmd.kernels.cpu import mesh as kernels
 from polmd.kernels.cpu import transforms
 from polmd.kernels.cpu.kspace import add_strain
 from polmd.kernels.cpu.moments import add_response_forces, moment_strain
-from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.kernels.layout import Multipoles
 from polmd.memory import keep_freed_memory
 
 #: Order of the B-splines: at every tolerance from 1e-3 to 1e-8 the cheapest, since a coarser mesh saves more in the
@@ -157,10 +156,6 @@ class MeshSum:
         add_strain(self._k, self._sigma, energies, strain)
         moment_strain(*self._moments[1:], out, _NO_VECTORS if response is None else response.dipoles, low, strain)
         return out, strain
-
-    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
-        """Energy and what follows from it: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        return polarize(self, given)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from polmd.electrostatics.fields import Sources, dipole_rates, six_components, source_fields
-from polmd.electrostatics.response import polarize
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
 from polmd.kernels.cpu.moments import add_response_forces
 from polmd.kernels.cpu.simd import BYTES
-from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.kernels.layout import Multipoles
 
 _LANES = BYTES // 8
 
@@ -67,10 +66,6 @@ class OpenPairs:
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
         return pair_interactions(self._gather, self._moments, self.derivatives() if response else None, response)
-
-    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
-        """Energy and what follows from it: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        return polarize(self, given)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""

@@ -17,10 +17,9 @@ from polmd.electrostatics.ewald import DirectSum, wave_numbers
 from polmd.electrostatics.fields import Sources, dipole_rates, source_fields
 from polmd.electrostatics.mesh import MeshSum, choose_shape
 from polmd.electrostatics.open import pair_interactions, particles
-from polmd.electrostatics.response import polarize
 from polmd.errors import InputError
 from polmd.kernels.cpu import pairs as kernels
-from polmd.kernels.layout import Multipoles, Polarizable, Polarized
+from polmd.kernels.layout import Multipoles
 from polmd.kernels.scalar.multipole import force_on, potential_derivatives
 from polmd.kernels.scalar.smearing import smeared_coulomb
 from polmd.neighbors import build_pairs, closest_pair
@@ -106,10 +105,6 @@ class PointSum:
         seen = charges + 2 * response.charges if response is not None else charges
         background = 0.5 * charges.sum() * self._background(seen)
         return out + far_out, strain + far_strain - background * np.eye(3)
-
-    def polarize(self, given: Polarizable) -> tuple[float, Polarized]:
-        """Energy and what follows from it: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        return polarize(self, given)
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""
