@@ -19,6 +19,7 @@ import math
 import numpy as np
 from numba import prange
 from polmd.kernels.compile import inline, kernel
+from polmd.kernels.cpu.simd import bits_below, count_bits, load
 
 #: Slabs per cutoff along axes 0, 1 and 2, measured at water density: fine slabs along the contiguous axis 2 cut the
 #: candidates at no cost, fine slabs along the others make the runs too short.
@@ -27,6 +28,17 @@ SLABS_PER_CUTOFF = (1, 1, 4)
 CELLS_PER_ATOM = 4
 #: Atoms searched by one task of a parallel loop.
 BLOCK = 16
+#: Candidates compared at a time, a vector of float64.
+LANES = 8
+
+
+def _places_of_bits():
+    """For every number of eight bits the places of those that are set, one byte each, the lowest first: (256,) uint64."""
+    places = [[k for k in range(LANES) if bits >> k & 1] for bits in range(2**LANES)]
+    return np.array([sum(place << 8 * at for at, place in enumerate(row)) for row in places], np.uint64)
+
+
+PLACES = _places_of_bits()
 
 
 @kernel()
@@ -90,7 +102,7 @@ def sort_images(slabs, shape, pad, wrapped, wraps, basis, quantum):
 
     Returns
     -------
-    x, y, z : (m,) float64, Å; atoms and their images, cell after cell, axis 2 running fastest
+    x, y, z : (m + LANES,) float64, Å; atoms and their images, cell after cell, axis 2 running fastest; the end is not set
     source : (m,) int32; atom of each image
     offset : (m, 3) int32; lattice vectors from the atom as given to the image
     starts : (cells + 1,) int64; where each cell of the padded grid begins
@@ -124,7 +136,7 @@ def sort_images(slabs, shape, pad, wrapped, wraps, basis, quantum):
                 image += 1
     m = starts[-1]
 
-    x, y, z = np.empty(m), np.empty(m), np.empty(m)
+    x, y, z = np.empty(m + LANES), np.empty(m + LANES), np.empty(m + LANES)
     source = np.empty(m, np.int32)
     offset = np.empty((m, 3), np.int32)
     home = np.empty(n, np.int32)
@@ -172,6 +184,16 @@ def _run(starts, shape, reach, a, b, c):
 _run = inline(_run)
 
 
+def _closer(x, y, z, xi, yi, zi, square, p, end):
+    """Which of the LANES images from p on, but before end, are closer to an atom than the cutoff, as bits."""
+    dx, dy, dz = xi - load(x, p), yi - load(y, p), zi - load(z, p)
+    bits = bits_below(dx * dx + dy * dy + dz * dz, square)
+    return bits & ((np.uint64(1) << np.uint64(min(end - p, LANES))) - np.uint64(1))
+
+
+_closer = inline(_closer)
+
+
 # No fused multiply-add in the next two kernels: both must round a distance alike, or a row would not fit its count.
 @kernel(parallel=True)
 def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff, first):
@@ -196,11 +218,8 @@ def count_pairs(x, y, z, source, starts, home, slabs, shape, pad, reach, cutoff,
             for aa in range(max(a - reach[0], 0), min(a + reach[0] + 1, shape[0])):
                 for bb in range(max(b - reach[1], 0), min(b + reach[1] + 1, shape[1])):
                     begin, end = _run(starts, shape, reach, aa, bb, c)
-                    # slices start at index 0: the loop is free of Numba's negative-index test and is vectorised
-                    xs, ys, zs = x[begin:end], y[begin:end], z[begin:end]
-                    for p in range(xs.size):
-                        dx, dy, dz = xi - xs[p], yi - ys[p], zi - zs[p]
-                        count += dx * dx + dy * dy + dz * dz < square
+                    for p in range(begin, end, LANES):
+                        count += np.int64(count_bits(_closer(x, y, z, xi, yi, zi, square, p, end)))
             first[i + 1] = count
     longest = 0
     first[0] = 0
@@ -226,7 +245,7 @@ def fill_pairs(
     n = home.size
     square = cutoff * cutoff
     for block in prange((n + BLOCK - 1) // BLOCK):
-        found = np.empty(longest + 2, np.uint32)  # the atom itself, and the last candidate
+        found = np.empty(longest + 1 + LANES, np.uint32)  # the atom itself, and the last candidates
         for k in range(block * BLOCK, min(n, (block + 1) * BLOCK)):
             me = np.uint32(home[k])
             i = source[me]
@@ -236,12 +255,14 @@ def fill_pairs(
             for aa in range(max(a - reach[0], 0), min(a + reach[0] + 1, shape[0])):
                 for bb in range(max(b - reach[1], 0), min(b + reach[1] + 1, shape[1])):
                     begin, end = _run(starts, shape, reach, aa, bb, c)
-                    xs, ys, zs = x[begin:end], y[begin:end], z[begin:end]
-                    for p in range(xs.size):
-                        dx, dy, dz = xi - xs[p], yi - ys[p], zi - zs[p]
-                        # every candidate is written and only neighbours are kept: a branch would be mispredicted
-                        found[count] = begin + p
-                        count += np.uintp(dx * dx + dy * dy + dz * dz < square)
+                    for p in range(begin, end, LANES):
+                        bits = _closer(x, y, z, xi, yi, zi, square, p, end)
+                        # eight are written and only neighbours kept: a branch would be mispredicted
+                        places = PLACES[bits]
+                        for lane in range(LANES):
+                            place = (places >> np.uint64(8 * lane)) & np.uint64(255)
+                            found[count + np.uintp(lane)] = np.uint32(np.uint64(p) + place)
+                        count += np.uintp(count_bits(bits))
             # the rows of this atom; indices are unsigned, free of Numba's negative-index test
             mine, my_shifts = neighbors[first[i] : first[i + 1]], shifts[first[i] : first[i + 1]]
             w0, w1, w2 = offset[me, 0], offset[me, 1], offset[me, 2]

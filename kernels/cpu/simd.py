@@ -283,6 +283,30 @@ def below(typingctx, x, limit, value, otherwise):
 
 
 @intrinsic
+def bits_below(typingctx, x, limit):
+    """Where x < limit (false for NaN), as bits of a whole number, lane 0 the lowest."""
+    if not isinstance(x, Vector) or not _is_scalar(limit):
+        return None
+    vector = x
+
+    def codegen(context, builder, sig, args):
+        limit_vector = _splat(context, builder, args[1], sig.args[1], vector)
+        smaller = builder.fcmp_ordered("<", args[0], limit_vector)
+        bits = builder.bitcast(smaller, ir.IntType(vector.lanes))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(x, limit), codegen
+
+
+@intrinsic
+def count_bits(typingctx, bits):
+    """How many bits of a uint64 are set."""
+    if bits != types.uint64:
+        return None
+    return types.uint64(bits), lambda context, builder, sig, args: builder.ctpop(args[0])
+
+
+@intrinsic
 def times_power_of_two(typingctx, x, n):
     """x 2^n for vectors, n whole numbers, as long as neither x nor the result is subnormal or too large."""
     if not isinstance(x, Vector) or x != n:
