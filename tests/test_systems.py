@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from polmd.output import Trajectory
 INPUTS = Path(__file__).resolve().parent.parent / "inputs"
 #: Input, frames with labels, every n-th of them, largest force error (rms, eV/Å) and the spread that the labels have at least.
 SYSTEMS = {
-    "nacl_cluster": ("nacl_cluster.xyz.xz", 5, 0.075, 0.2),
+    "nacl_cluster": ("nacl_cluster.xyz.xz", 5, 0.030, 0.2),
     "mapbi3": ("mapbi3.xyz.xz", 20, 0.060, 0.4),
     "au_mgo": ("au_mgo.xyz.xz", 20, 0.080, 0.3),
 }
@@ -43,6 +44,31 @@ def test_model_reproduces_its_labels(name: str) -> None:
     labels = np.concatenate([a.get_forces() for a in frames])
     assert np.sqrt(np.mean(labels**2)) > spread
     assert np.sqrt(np.mean((found - labels) ** 2)) < error
+
+
+def test_frames_made_for_nacl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Added frames are what label.py says: an Na at the step, an Na moved away in both charge states; files come back."""
+    monkeypatch.syspath_prepend(str(INPUTS / "models"))
+    label, frames = __import__("label"), __import__("frames")
+    try:
+        start = next(a for a in frames.read_frames(INPUTS / "models" / "nacl_variants.xyz.xz") if len(a) == 17)
+        rng = np.random.default_rng(3)
+        (moved,) = label.nacl_step(start, rng)
+        changed = np.flatnonzero(np.abs(moved.positions - start.positions).max(axis=1) > 0)
+        assert len(changed) == 1 and moved.numbers[changed[0]] == 11
+        assert abs(label.coordination(moved)[changed[0]] - 3.388) < 0.1
+        away, fewer = label.nacl_away(start, rng)
+        (mover,) = np.flatnonzero(np.abs(away.positions - start.positions).max(axis=1) > 0)
+        assert (len(away), len(fewer), start.numbers[mover]) == (17, 16, 11)
+        assert (np.abs(fewer.positions - away.positions[mover]).max(axis=1) == 0).any()
+        frames.write_frames(tmp_path / "out.xyz.xz", [start])
+        (back,) = frames.read_frames(tmp_path / "out.xyz.xz")
+        assert np.abs(back.positions - start.positions).max() < 6e-6
+        assert np.abs(back.get_forces() - start.get_forces()).max() < 6e-6
+        assert back.get_potential_energy() == start.get_potential_energy()
+    finally:
+        for name in ("label", "frames", "d4"):
+            sys.modules.pop(name, None)
 
 
 def test_born_charges_of_mapbi3(shared: Path) -> None:

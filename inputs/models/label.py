@@ -6,6 +6,7 @@
     python label.py au_close close.xyz     # the same calculator: Au too close to the surface and to each other
     python label.py frames more.xyz out.xyz # the same calculator on the frames of sample.py
     python label.py nacl_curve curve.xyz   # GFN2-xTB (PyPI tblite 0.8.0, LGPL-3): one Na moved away from the cluster
+    python label.py nacl more.xyz out.xyz  # the same calculator: frames of sample.py, and others made of them
     python label.py water DATA water.xyz   # no calculator: frames and labels of DeePMD-kit's examples/water/data (LGPL-3)
 
 Every trajectory is one piece of Langevin dynamics with its own seed; hydrogen is made heavier, which leaves the
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import CalculationFailed
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 from ase.io import read, write
@@ -28,7 +30,9 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 from ase.spacegroup import crystal
+from d4 import coordination
 from frames import read_frames
+from scipy.optimize import brentq
 
 #: Methylammonium along x, carbon first, its centre at the origin (Å): C-N 1.49, C-H 1.09, N-H 1.03, staggered.
 _ANGLES = np.radians([0.0, 120.0, 240.0])
@@ -280,6 +284,76 @@ def pieces_nacl_curve(calculator: object):
         yield name, make
 
 
+def nacl_away(atoms: Atoms, rng: np.random.Generator) -> list[Atoms]:
+    """One of the three outermost Na moved along its line from the centre of the others, give or take 10 degrees, by -0.4 to
+    8 Å; of Na9Cl8+ also without the Na farthest from it, so that both charge states have the same surroundings there."""
+    sodium = np.flatnonzero(atoms.numbers == 11)
+    out = np.linalg.norm(atoms.positions - atoms.positions.mean(0), axis=1)
+    mover = rng.choice(sodium[np.argsort(out[sodium])[-3:]])
+    direction = atoms.positions[mover] - np.delete(atoms.positions, mover, axis=0).mean(0)
+    direction = direction / np.linalg.norm(direction) + rng.normal(0, 0.17, 3)
+    moved = atoms.copy()
+    shift = rng.uniform(-0.4, 2.0) if rng.random() < 0.6 else rng.uniform(2.0, 8.0)
+    moved.positions[mover] += shift * direction / np.linalg.norm(direction)
+    found = [moved]
+    if len(sodium) == 9:
+        fewer = moved.copy()
+        del fewer[int(sodium[atoms.get_distances(mover, sodium).argmax()])]
+        found.append(fewer)
+    return found
+
+
+def nacl_step(atoms: Atoms, rng: np.random.Generator) -> list[Atoms]:
+    """An Na moved along its line from the centre until its D4 coordination number is near the step of the labels (d4.py)."""
+    sodium = np.flatnonzero(atoms.numbers == 11)
+    nearest = sodium[np.abs(coordination(atoms)[sodium] - 3.388).argmin()]
+    direction = atoms.positions[nearest] - atoms.positions.mean(0)
+    direction /= np.linalg.norm(direction)
+    wanted = 3.388 + rng.normal(0, 0.02)
+
+    def missing(shift: float) -> float:
+        moved = atoms.copy()
+        moved.positions[nearest] += shift * direction
+        return float(coordination(moved)[nearest] - wanted)
+
+    if missing(-0.3) * missing(0.3) > 0:
+        return []
+    moved = atoms.copy()
+    moved.positions[nearest] += brentq(missing, -0.3, 0.3) * direction
+    return [moved]
+
+
+def pieces_nacl(calculator: object, source: Path):
+    """Frames of sample.py as they are; of every fourth also one with an Na moved away, of another fourth one at the step."""
+    frames = read(source, ":")
+    for number, name in enumerate(dict.fromkeys(a.info["piece"] for a in frames)):
+
+        def make(number: int = number, name: str = name) -> list[Atoms]:
+            found = []
+            for k, a in enumerate(f for f in frames if f.info["piece"] == name):
+                rng = np.random.default_rng([5000, number, k])
+                temperature = a.info["kind"].rpartition("-")[2]
+                found.append((f"sampled-md-{temperature}", [a]))
+                if k % 4 == 0:
+                    found.append((f"sampled-away-{temperature}", nacl_away(a, rng)))
+                elif k % 4 == 2:
+                    found.append((f"sampled-step-{temperature}", nacl_step(a, rng)))
+            out = []
+            for kind, made in found:
+                for a in made:
+                    a.calc = calculator
+                    try:
+                        frame = labelled(a, kind, stress=False)
+                    except CalculationFailed as error:  # charge that does not know where to go, far from the cluster
+                        print(f"{name} {kind}: left out, {error}")
+                        continue
+                    if np.abs(frame.get_forces()).max() < 8:
+                        out.append(frame)
+            return out
+
+        yield name, make
+
+
 def pieces_frames(calculator: object, source: Path):
     """Frames from a file, piece by piece, without those whose atoms are so close that a force exceeds 15 eV/Å."""
     frames = read(source, ":")
@@ -327,9 +401,9 @@ def xtb() -> object:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "system", choices=("mapbi3", "mapbi3_close", "au_mgo", "au_close", "nacl_curve", "frames", "water")
+        "system", choices=("mapbi3", "mapbi3_close", "au_mgo", "au_close", "nacl_curve", "nacl", "frames", "water")
     )
-    parser.add_argument("source", type=Path, nargs="?", help="frames: the file with positions; water: the folder")
+    parser.add_argument("source", type=Path, nargs="?", help="frames, nacl: the file with positions; water: the folder")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     done: set[str] = set()
@@ -338,7 +412,8 @@ def main() -> None:
     pieces, calculator = {
         "mapbi3": (pieces_mapbi3, chgnet), "mapbi3_close": (pieces_mapbi3_close, chgnet),
         "au_mgo": (pieces_au_mgo, chgnet), "au_close": (pieces_au_close, chgnet),
-        "nacl_curve": (pieces_nacl_curve, xtb), "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
+        "nacl_curve": (pieces_nacl_curve, xtb), "nacl": (lambda c: pieces_nacl(c, arguments.source), xtb),
+        "frames": (lambda c: pieces_frames(c, arguments.source), chgnet),
         "water": (lambda _: pieces_water(arguments.source), lambda: None),
     }[arguments.system]  # fmt: skip
     for name, make in pieces(calculator()):

@@ -3,8 +3,9 @@
     python sample.py au_mgo.xyz.xz first.h5 more.xyz --temperatures 300 600 900
     python label.py frames more.xyz au_mgo_more.xyz
 
-Every start is the last frame of the data set with its kind (the part of ``kind`` before the last hyphen); one piece of Langevin
-dynamics for each start and temperature, a frame every ``--every`` steps. With ``--pressure`` the three edges of the cell move.
+Every start is the last frame of the data set with its kind (the part of ``kind`` before the last hyphen), or, with ``--start``,
+every frame of that kind, named by its formula; one piece of Langevin dynamics for each start and temperature, a frame every
+``--every`` steps. With ``--pressure`` the three edges of the cell move.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read, write
+from ase.io import write
+from frames import read_frames
 
 import polmd
 from polmd.dynamics.barostats import StochasticCellRescaling
@@ -30,13 +32,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--temperatures", type=float, nargs="+", required=True)
     parser.add_argument("--timestep", type=float, default=2.0, help="fs")
+    parser.add_argument("--start", help="kind of the frames to start from")
     parser.add_argument("--pressure", type=float, help="bar")
     parser.add_argument("--every", type=int, default=200)
     parser.add_argument("--count", type=int, default=12, help="frames of each piece")
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     potential = polmd.MultipolePotential(polmd.load_model(a.model))
-    starts = {f.info["kind"].rpartition("-")[0]: f for f in read(a.frames, ":")}
+    frames = read_frames(a.frames)
+    if a.start:
+        starts = {f.get_chemical_formula(): f for f in frames if f.info["kind"] == a.start}
+    else:
+        starts = {f.info["kind"].rpartition("-")[0]: f for f in frames}
     found: list[Atoms] = []
     for k, (kind, start) in enumerate(starts.items()):
         for temperature in a.temperatures:

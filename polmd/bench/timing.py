@@ -46,37 +46,56 @@ def measure(call: Callable[[], object], seconds: float, *, warm_up: int = 3, lea
     return Timing(statistics.median(spent), min(spent), len(spent))
 
 
+class KernelTimes:
+    """Seconds spent in every driver, by name, and how many calls there were."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls = 0
+
+    def timed(self, name: str, driver: Callable[..., Any]) -> Callable[..., Any]:
+        """The driver with a clock around it."""
+
+        def call(*args: Any) -> Any:
+            self.calls += 1
+            start = time.perf_counter()
+            try:
+                return driver(*args)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return call
+
+    def cost(self) -> float:
+        """Seconds that the clocks themselves have taken outside what they measured, from calls of an empty driver."""
+        trial, count, arguments = KernelTimes(), 20000, (None,) * 16
+        call = trial.timed("", lambda *_: None)
+        start = time.perf_counter()
+        for _ in range(count):
+            call(*arguments)
+        return (time.perf_counter() - start - trial.seconds[""]) / count * self.calls
+
+
 @contextmanager
-def kernel_clock() -> Iterator[dict[str, float]]:
-    """Seconds spent in every driver of polmd.kernels.cpu while the context lasts, by name; what Numba needs to get into
-    a driver counts as the driver's."""
+def kernel_clock() -> Iterator[KernelTimes]:
+    """Time in every driver of polmd.kernels.cpu while the context lasts; what Numba needs to get into a driver counts as the
+    driver's."""
     from numba.core.registry import CPUDispatcher
 
     import polmd.kernels.cpu as package
 
     for info in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{info.name}")
-    spent: dict[str, float] = defaultdict(float)
+    times = KernelTimes()
     replaced: list[tuple[Any, str, Any]] = []
-
-    def timed(name: str, driver: Any) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return driver(*args)
-            finally:
-                spent[name] += time.perf_counter() - start
-
-        return call
-
     for module in [m for name, m in sys.modules.items() if name.startswith("polmd.")]:
         for name, value in list(vars(module).items()):
             if isinstance(value, CPUDispatcher) and value.targetoptions.get("nogil") and value.nopython_signatures:
                 stage = f"{value.py_func.__module__.rpartition('.')[2]}.{value.py_func.__name__}"
-                setattr(module, name, timed(stage, value))
+                setattr(module, name, times.timed(stage, value))
                 replaced.append((module, name, value))
     try:
-        yield spent
+        yield times
     finally:
         for module, name, value in replaced:
             setattr(module, name, value)
