@@ -3,7 +3,7 @@
 The reference state of an atom, and with it its dispersion coefficients, depends on this number alone. For Na the switch
 between the reference of NaCl-like and of bulk-like surroundings is a logistic function of it, centred at 3.388 and 0.0153
 wide, so narrow because the references lie far apart: half a percent of its height is the largest deviation (fitted to the
-square root of the C6 coefficients of dftd4 4.3.1 on the frames of nacl_cluster.xyz.xz).
+square root of the C6 coefficients of dftd4 4.3.1 on frames of these clusters).
 """
 
 from __future__ import annotations

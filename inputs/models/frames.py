@@ -22,7 +22,7 @@ def read_frames(path: Path) -> list[Atoms]:
 
 
 def write_frames(path: Path, frames: list[Atoms]) -> None:
-    """Open-boundary frames with energies and forces, compressed; eV and eV/Å."""
+    """Frames with energies and forces (eV, eV/Å; stress is left out), compressed."""
     lines = []
     for a in frames:
         text = io.StringIO()

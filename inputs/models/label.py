@@ -406,6 +406,8 @@ def main() -> None:
     parser.add_argument("source", type=Path, nargs="?", help="frames, nacl: the file with positions; water: the folder")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
+    if arguments.system in ("frames", "nacl", "water") and arguments.source is None:
+        parser.error(f"{arguments.system} needs two paths: what it reads and what it writes")
     done: set[str] = set()
     if arguments.out.exists():
         done = {a.info["piece"] for a in read(arguments.out, ":")}

@@ -4,8 +4,8 @@
     python label.py frames more.xyz au_mgo_more.xyz
 
 Every start is the last frame of the data set with its kind (the part of ``kind`` before the last hyphen), or, with ``--start``,
-every frame of that kind, named by its formula; one piece of Langevin dynamics for each start and temperature, a frame every
-``--every`` steps. With ``--pressure`` the three edges of the cell move.
+the last frame of that kind of each composition, named by its formula; one piece of Langevin dynamics for each start and
+temperature, a frame every ``--every`` steps. With ``--pressure`` the three edges of the cell move.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
                 frame = Atoms(s.numbers, np.array(s.positions), cell=s.cell, pbc=s.pbc)
                 frame.info |= {"kind": name, "piece": f"sampled{a.seed}-{name}"}
                 found.append(frame)
-            print(f"{name}: {a.count} frames", flush=True)
+            print(f"{name} done, {len(found)} frames in all", flush=True)
     write(a.out, found)
 
 

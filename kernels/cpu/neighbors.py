@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numba import prange
 from polmd.kernels.compile import inline, kernel
-from polmd.kernels.cpu.simd import bits_below, count_bits, load
+from polmd.kernels.cpu.simd import BYTES, bits_below, count_bits, load
 
 #: Slabs per cutoff along axes 0, 1 and 2, measured at water density: fine slabs along the contiguous axis 2 cut the
 #: candidates at no cost, fine slabs along the others make the runs too short.
@@ -29,7 +29,7 @@ CELLS_PER_ATOM = 4
 #: Atoms searched by one task of a parallel loop.
 BLOCK = 16
 #: Candidates compared at a time, a vector of float64.
-LANES = 8
+LANES = BYTES // 8
 
 
 def _places_of_bits():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -326,6 +325,12 @@ for _ in range(2):
     network.reverse(network.forward(system.positions, system.cell, types, pairs), empty_multipoles(len(types)))
 """
 
+#: What both end with: the largest memory of the process itself, in KiB.
+_PEAK = """
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
 
 def _subprocess_rows(case: Case, precision: str, system: System, row: Callable[..., Row]) -> Iterator[Row]:
     """What needs a process of its own: the first and a later start, the largest memory."""
@@ -335,13 +340,15 @@ def _subprocess_rows(case: Case, precision: str, system: System, row: Callable[.
         file, cache = Path(folder) / "atoms.traj", Path(folder) / "cache"
         write(file, system.to_ase())
         whole = case.method != "none"
-        command = [sys.executable, "-c", _START if whole else _LOCAL, str(file), case.model, precision, case.method]
+        script = (_START if whole else _LOCAL) + _PEAK
+        command = [sys.executable, "-c", script, str(file), case.model, precision, case.method]
 
         def run(environment: dict[str, str]) -> tuple[float, float]:
             start = time.perf_counter()
-            subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - start
-            return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+            done = subprocess.run(
+                command, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE, text=True
+            )
+            return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
 
         threads = max(case.threads)
         environment = {"NUMBA_NUM_THREADS": str(threads)}

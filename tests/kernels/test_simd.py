@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 from polmd.kernels.cpu import scalars
-from polmd.kernels.cpu.simd import below, item, lanes, load, store, total, zeros
+from polmd.kernels.cpu.simd import below, bits_below, count_bits, item, lanes, load, store, total, zeros
 
 
 @numba.njit
@@ -29,6 +29,23 @@ def _functions(x, out):
         store(out[1], k, c)
         store(out[2], k, value)
         store(out[3], k, slope)
+
+
+@numba.njit
+def _bits(x, limit):
+    bits = bits_below(load(x, 0), limit)
+    return bits, count_bits(bits)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_bits_below(dtype: type) -> None:
+    """Lane 0 is the lowest bit, equal is not below, NaN neither."""
+    n = 64 // np.dtype(dtype).itemsize
+    x = np.random.default_rng(2).uniform(0, 1, n).astype(dtype)
+    x[1], x[2], x[n - 1] = 0.5, np.nan, 0.25
+    bits, count = _bits(x, 0.5)
+    assert bits == sum(2**k for k in range(n) if x[k] < 0.5) and bits >> (n - 1) == 1
+    assert count == (x < 0.5).sum()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
