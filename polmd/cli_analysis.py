@@ -44,6 +44,7 @@ EpsilonInfinity = Annotated[
 ]
 Table = Annotated[Path | None, typer.Option("--out", help="Table to write: .csv or .h5.", show_default=False)]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Figure to write: .png, .svg, .pdf.", show_default=False)]
+Top = Annotated[float | None, typer.Option(min=0.0, help="End of the figure's vertical axis.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 
 
@@ -117,6 +118,7 @@ def raman(
     temperature: Temperature = None,
     out: Table = None,
     plot: Plot = None,
+    top: Top = None,
     model: ModelName = None,
     interval_fs: Interval = None,
     every: Every = 1,
@@ -138,6 +140,7 @@ def raman(
             temperature=temperature,
             table=out,
             plot=plot,
+            top=top,
             overwrite=overwrite,
             progress=progress,
         )
@@ -226,6 +229,8 @@ def rdf(
     cutoff: Annotated[float, typer.Option(min=0.1, help="Largest distance, Å.")] = 6.0,
     width: Annotated[float, typer.Option(min=1e-4, help="Width of a bin, Å.")] = 0.02,
     out: Table = None,
+    plot: Plot = None,
+    top: Top = None,
     every: Every = 1,
     overwrite: Overwrite = False,
 ) -> None:
@@ -233,7 +238,9 @@ def rdf(
     from polmd.analysis.report import Source, distances_report
 
     source = Source((trajectory,), interval_fs=1.0, every=every)  # times do not matter here
-    for line in distances_report(source, cutoff=cutoff, width=width, table=out, overwrite=overwrite):
+    for line in distances_report(
+        source, cutoff=cutoff, width=width, table=out, plot=plot, top=top, overwrite=overwrite
+    ):
         typer.echo(line)
 
 

@@ -1,4 +1,4 @@
-"""Figures of spectra (matplotlib)."""
+"""Figures of spectra and distributions (matplotlib)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ REFERENCES: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-def plot_spectrum(
+def plot_curves(
     path: Path,
-    wavenumbers: np.ndarray,
+    x: np.ndarray,
     curves: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
     *,
     ylabel: str,
+    xlabel: str = "wavenumber (cm⁻¹)",
     title: str = "",
     xlim: tuple[float, float] | None = None,
+    top: float | None = None,
     reference: str | None = None,
 ) -> None:
-    """Curves with their error bands (one standard error) over wavenumbers, as PNG, SVG or PDF.
+    """Curves with their error bands (one standard error) over wavenumbers or another ``x``, as PNG, SVG or PDF.
 
-    ``reference``: a name of :data:`REFERENCES` (vertical lines) or a CSV file with two columns, wavenumber and value.
+    ``top``: end of the vertical axis. ``reference``: a name of :data:`REFERENCES` (vertical lines) or a CSV file with two
+    columns, wavenumber and value.
     Raises InputError without matplotlib or for an unknown reference.
     """
     try:
@@ -43,15 +46,15 @@ def plot_spectrum(
     overlay = None if reference is None else _reference(reference)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for name, (values, error) in curves.items():
-        (line,) = axes.plot(wavenumbers, values, label=name, lw=1.2)
+        (line,) = axes.plot(x, values, label=name, lw=1.2)
         if error is not None:
-            axes.fill_between(wavenumbers, values - error, values + error, color=line.get_color(), alpha=0.3, lw=0)
+            axes.fill_between(x, values - error, values + error, color=line.get_color(), alpha=0.3, lw=0)
     if overlay is not None:
         _draw(axes, overlay)
-    axes.set_xlabel("wavenumber (cm⁻¹)")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
-    axes.set_xlim(*(xlim or (0, float(wavenumbers[-1]))))
-    axes.set_ylim(bottom=0)
+    axes.set_xlim(*(xlim or (0, float(x[-1]))))
+    axes.set_ylim(0, top)
     if title:
         axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8, frameon=False)

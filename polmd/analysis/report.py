@@ -124,7 +124,7 @@ def infrared_report(
     progress: Callable[[str, int], Callable[[int], None]],
 ) -> Iterator[str]:
     """Lines of ``polmd ir``; writes the table and the plot."""
-    from polmd.analysis.plots import plot_spectrum
+    from polmd.analysis.plots import plot_curves
 
     tables.check_free([table, plot], overwrite)
     series = source.series(progress)
@@ -176,7 +176,7 @@ def infrared_report(
     if plot is not None:
         curves: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"n·α": (ir.n_alpha.mean, ir.n_alpha.error)}
         curves |= {f"from {name}": (values, None) for name, values in ir.carriers.items()}
-        plot_spectrum(
+        plot_curves(
             plot,
             ir.wavenumbers,
             curves,
@@ -199,11 +199,12 @@ def raman_report(
     temperature: float | None,
     table: Path | None,
     plot: Path | None,
+    top: float | None,
     overwrite: bool,
     progress: Callable[[str, int], Callable[[int], None]],
 ) -> Iterator[str]:
     """Lines of ``polmd raman``; writes the table and the plot."""
-    from polmd.analysis.plots import plot_spectrum
+    from polmd.analysis.plots import plot_curves
 
     tables.check_free([table, plot], overwrite)
     series = source.series(progress)
@@ -236,13 +237,14 @@ def raman_report(
         tables.write_table(table, columns, notes)
         yield f"written: {table}"
     if plot is not None:
-        plot_spectrum(
+        plot_curves(
             plot,
             found.wavenumbers,
             {"isotropic": (iso.mean, iso.error), "anisotropic": (aniso.mean, aniso.error)},
             ylabel="Raman spectrum (Å⁶ cm)",
             title=f"{series.temperature:.0f} K, screening {screening}, prefactor {prefactor}",
             xlim=(0, min(4500.0, iso.cut.nyquist)),
+            top=top,
         )
         yield f"written: {plot}"
 
@@ -251,7 +253,7 @@ def vibrations_report(
     source: Source, *, resolution: float, window: str, table: Path | None, plot: Path | None, overwrite: bool
 ) -> Iterator[str]:
     """Lines of ``polmd analyze vdos``."""
-    from polmd.analysis.plots import plot_spectrum
+    from polmd.analysis.plots import plot_curves
 
     tables.check_free([table, plot], overwrite)
     found = motion.vibrations(source.frames(_single(source.paths)), resolution=resolution, window=window)
@@ -270,7 +272,7 @@ def vibrations_report(
     if plot is not None:
         curves: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"total": (total.mean, total.error)}
         curves |= {name: (values, None) for name, values in found.species.items()}
-        plot_spectrum(plot, total.wavenumbers, curves, ylabel="vibrational density of states (cm)")
+        plot_curves(plot, total.wavenumbers, curves, ylabel="vibrational density of states (cm)")
         yield f"written: {plot}"
 
 
@@ -294,10 +296,19 @@ def diffusion_report(
 
 
 def distances_report(
-    source: Source, *, cutoff: float, width: float, table: Path | None, overwrite: bool
+    source: Source,
+    *,
+    cutoff: float,
+    width: float,
+    table: Path | None,
+    plot: Path | None,
+    top: float | None,
+    overwrite: bool,
 ) -> Iterator[str]:
     """Lines of ``polmd analyze rdf``."""
-    tables.check_free([table], overwrite)
+    from polmd.analysis.plots import plot_curves
+
+    tables.check_free([table, plot], overwrite)
     found = motion.distances(source.frames(_single(source.paths)), cutoff=cutoff, width=width)
     notes, columns = [], {"r_A": next(iter(found.values())).r}
     for name, d in found.items():
@@ -308,6 +319,10 @@ def distances_report(
     if table is not None:
         tables.write_table(table, columns, notes)
         yield f"written: {table}"
+    if plot is not None:
+        curves = {name: (d.g, d.error) for name, d in found.items()}
+        plot_curves(plot, columns["r_A"], curves, ylabel="g(r)", xlabel="r (Å)", top=top)
+        yield f"written: {plot}"
 
 
 def dielectric_report(

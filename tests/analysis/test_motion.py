@@ -161,9 +161,11 @@ def test_vdos_and_rdf_commands(tmp_path: Path) -> None:
     grid = 3.0 * np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
     crystal = np.stack([grid] * 3)
     _write(tmp_path / "crystal.xyz", _frames(crystal, 0 * crystal, 1.0, [18] * 64, 12.0))
-    options = ["--cutoff", 4, "--width", 0.1, "--out", tmp_path / "rdf.csv"]
+    figure = tmp_path / "rdf.svg"
+    options = ["--cutoff", 4, "--width", 0.1, "--out", tmp_path / "rdf.csv", "--plot", figure, "--top", 5]
     code, output = _polmd("analyze", "rdf", tmp_path / "crystal.xyz", *options)
     assert code == 0 and abs(float(re.search(r"Ar-Ar: highest maximum .* at (\S+) Å", output)[1]) - 3.0) < 0.051
+    assert figure.stat().st_size > 5000
     columns = _columns(tmp_path / "rdf.csv")
     assert columns["Ar-Ar_coordination"][np.searchsorted(columns["r_A"], 3.5)] == pytest.approx(6.0)
 
