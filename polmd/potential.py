@@ -310,9 +310,9 @@ class MultipolePotential:
         """What :mod:`polmd.born` works on."""
         last = self._last
         if last is None or not (
-            np.array_equal(last.positions, system.positions)
-            and np.array_equal(last.cell, system.cell)
-            and np.array_equal(last.pbc, system.pbc)
+            last.positions.tobytes() == system.positions.tobytes()
+            and last.cell.tobytes() == system.cell.tobytes()
+            and last.pbc.tobytes() == system.pbc.tobytes()
         ):
             self.compute(system)
             last = self._last
