@@ -242,8 +242,8 @@ def test_tables_and_plots(tmp_path: Path) -> None:
     x = np.linspace(0, 4000, 200)
     (tmp_path / "measured.csv").write_text("# wavenumber, n alpha\n600, 1\n3400, 2\n")
     for name, reference in (("a.png", "water"), ("a.svg", str(tmp_path / "measured.csv"))):
-        plots.plot_spectrum(tmp_path / name, x, {"one": (x, 0.1 * x)}, ylabel="y", reference=reference)
+        plots.plot_curves(tmp_path / name, x, {"one": (x, 0.1 * x)}, ylabel="y", reference=reference)
         assert (tmp_path / name).stat().st_size > 5000
     assert "Hale" not in (tmp_path / "a.svg").read_text() and (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(polmd.InputError, match="neither a file nor one of water"):
-        plots.plot_spectrum(tmp_path / "b.png", x, {"one": (x, None)}, ylabel="y", reference="ice")
+        plots.plot_curves(tmp_path / "b.png", x, {"one": (x, None)}, ylabel="y", reference="ice")
