@@ -23,7 +23,7 @@ from polmd.dynamics.integrators import VelocityVerlet
 from polmd.dynamics.simulation import Simulation
 from polmd.structures import build_water
 
-REPEATS = 31
+REPEATS = 301
 
 
 def without(model: polmd.Model, *names: str) -> polmd.Model:
