@@ -12,20 +12,21 @@ import numpy as np
 from polmd import born
 from polmd.born import BornCharges, Conventions, Current, Displacement, Polarization, Response
 from polmd.device import choose, potential_class
-from polmd.electrostatics.compute import ElectrostaticsResult, evaluate, self_terms
+from polmd.electrostatics.compute import self_terms
 from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.mesh import MeshSum
 from polmd.electrostatics.open import OpenPairs
+from polmd.electrostatics.response import NO_MATRICES, NO_NUMBERS, Polarizable, Polarized, polarize
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
+from polmd.kernels.layout import Multipoles
 from polmd.memory import keep_freed_memory
 from polmd.model.file import Model, load_model
 from polmd.neighbors import VerletList, closest_pair
 from polmd.system import System
 
 if TYPE_CHECKING:
-    from polmd.kernels.layout import Multipoles
     from polmd.model.network import Forward, LocalNetwork
 
 PRECISIONS = ("double", "mixed")
@@ -169,6 +170,8 @@ class MultipolePotential:
         self._constants = {int(z): e for z, e in self.model.header.atomic_energies_eV.items()}
         self._types: tuple[bytes, np.ndarray, float] | None = None
         self._solver: tuple[bytes, int, FieldSolver] | None = None
+        predicts = self.model.header.predicts
+        self._responds = "charge_responses" in predicts, "polarizabilities" in predicts
         terms = self.model.header.electrostatics
         self._self_terms = {
             periodic: self_terms(terms.sigma_A, terms.norm_factor, periodic, terms.remove_self_interaction)
@@ -214,39 +217,37 @@ class MultipolePotential:
             self._explain(system)
         seeds = self._energy_seeds(len(system))
         long_range = solver = None
+        long_range_energy = 0.0
         if predicts:
             solver = self.electrostatics_solver(system)
-            long_range = self._electrostatics(positions, cell if system.periodic else None, predictions, solver)
-            seeds = seeds._replace(**{name: long_range.gradients[name] for name in predicts})
-            forces, strain = self._network.reverse(state, seeds, long_range.forces, long_range.strain_gradient)
-            energy = state.energy + constant + long_range.energy
+            solver.set_atoms(positions, cell if system.periodic else None)
+            moments = self._polarizable(predictions, system.periodic)
+            long_range_energy, strain, long_range = polarize(solver, moments)
+            seeds = self._with_gradients(seeds, long_range)
+            forces, strain = self._network.reverse(state, seeds, long_range.forces, strain)
         else:
             forces, strain = self._network.reverse(state, seeds)
-            energy = state.energy + constant
+        energy = state.energy + constant + long_range_energy
         if not math.isfinite(energy):
             self._explain(system)
         self._last = _Evaluated(positions, cell, system.pbc.copy(), state, long_range, solver)
-        response: dict[str, Any] = {}
-        if born_charges or velocities is not None:
-            conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
-            found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
-            response = response_fields(found)
         full_stress = None
         if stress and system.periodic:
             full_stress = 0.5 * (strain + strain.T) / system.volume
-        return Result(
-            energy=energy,
-            forces=forces,
-            stress=full_stress,
-            atomic_energies=predictions.energies,
-            long_range_energy=long_range.energy if long_range is not None else 0.0,
-            potentials=long_range.potentials if long_range is not None else None,
-            fields=long_range.fields if long_range is not None else None,
-            induced_charges=long_range.induced_charges if long_range is not None else None,
-            induced_dipoles=long_range.induced_dipoles if long_range is not None else None,
-            **{name: getattr(predictions, name) for name in predicts},
-            **response,
-        )
+        result = Result(energy, forces, full_stress, predictions.energies, long_range_energy)
+        for name in predicts:
+            setattr(result, name, getattr(predictions, name))
+        if long_range is not None:
+            kappa, alpha = self._responds
+            result.potentials, result.fields = long_range.potentials, long_range.fields
+            result.induced_charges = long_range.induced_charges if kappa else None
+            result.induced_dipoles = long_range.induced_dipoles if alpha else None
+        if born_charges or velocities is not None:
+            conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
+            found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
+            for quantity, value in response_fields(found).items():
+                setattr(result, quantity, value)
+        return result
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that fix the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""
@@ -378,9 +379,11 @@ class MultipolePotential:
         pairs = self.neighbors.update(system.positions, system.cell, system.pbc)
         predictions = self._network.forward(system.positions, system.cell, types, pairs).predictions
         solver_cell = system.cell if self._fixed_cell is None else self._fixed_cell
-        atoms = system.positions, system.cell, predictions
-        mesh = self._electrostatics(*atoms, solver).forces
-        direct = self._electrostatics(*atoms, self._make_solver(solver_cell, len(system), "direct")).forces
+        moments = self._polarizable(predictions, periodic=True)
+        direct_sum = self._make_solver(solver_cell, len(system), "direct")
+        for each in (solver, direct_sum):
+            each.set_atoms(system.positions, system.cell)
+        mesh, direct = (polarize(each, moments)[2].forces for each in (solver, direct_sum))
         return float(np.sqrt(np.sum((mesh - direct) ** 2) / np.sum(direct**2)))
 
     def _make_solver(self, cell: np.ndarray, n_atoms: int, method: str) -> FieldSolver:
@@ -391,21 +394,29 @@ class MultipolePotential:
             method=method, tolerance=self.tolerance, rank=rank,
         )  # fmt: skip
 
-    def _electrostatics(
-        self, positions: np.ndarray, cell: np.ndarray | None, predictions: Multipoles, solver: FieldSolver
-    ) -> ElectrostaticsResult:
-        predicts = self.model.header.predicts
-        return evaluate(
-            solver,
-            positions,
-            cell,
+    def _polarizable(self, predictions: Multipoles, periodic: bool) -> Polarizable:
+        """Predicted moments and responses, for the electrostatics."""
+        kappa, alpha = self._responds
+        return Polarizable(
             predictions.charges,
             predictions.dipoles,
             predictions.quadrupoles,
-            predictions.charge_responses if "charge_responses" in predicts else None,
-            predictions.polarizabilities if "polarizabilities" in predicts else None,
-            self._self_terms[cell is not None],
+            predictions.charge_responses if kappa else NO_NUMBERS,
+            predictions.polarizabilities if alpha else NO_MATRICES,
             _NO_FIELD,
+            self._self_terms[periodic],
+        )
+
+    def _with_gradients(self, seeds: Multipoles, long_range: Polarized) -> Multipoles:
+        """Seeds of the local energies, and the gradients of the long-range energy where the network predicts."""
+        kappa, alpha = self._responds
+        return Multipoles(
+            seeds.energies,
+            long_range.charge_gradient,
+            long_range.dipole_gradient,
+            long_range.quadrupole_gradient,
+            long_range.kappa_gradient if kappa else seeds.charge_responses,
+            long_range.alpha_gradient if alpha else seeds.polarizabilities,
         )
 
     def _energy_seeds(self, n: int) -> Multipoles:
@@ -451,7 +462,7 @@ class _Evaluated:
     cell: np.ndarray
     pbc: np.ndarray
     state: Forward
-    long_range: ElectrostaticsResult | None
+    long_range: Polarized | None
     solver: FieldSolver | None
 
 

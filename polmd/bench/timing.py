@@ -47,17 +47,15 @@ def measure(call: Callable[[], object], seconds: float, *, warm_up: int = 3, lea
 
 
 class KernelTimes:
-    """Seconds spent in every driver, by name, and how many calls there were."""
+    """Seconds spent in every driver, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.calls = 0
 
     def timed(self, name: str, driver: Callable[..., Any]) -> Callable[..., Any]:
         """The driver with a clock around it."""
 
         def call(*args: Any) -> Any:
-            self.calls += 1
             start = time.perf_counter()
             try:
                 return driver(*args)
@@ -65,15 +63,6 @@ class KernelTimes:
                 self.seconds[name] += time.perf_counter() - start
 
         return call
-
-    def cost(self) -> float:
-        """Seconds that the clocks themselves have taken outside what they measured, from calls of an empty driver."""
-        trial, count, arguments = KernelTimes(), 20000, (None,) * 16
-        call = trial.timed("", lambda *_: None)
-        start = time.perf_counter()
-        for _ in range(count):
-            call(*arguments)
-        return (time.perf_counter() - start - trial.seconds[""]) / count * self.calls
 
 
 @contextmanager

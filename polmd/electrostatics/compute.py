@@ -8,13 +8,11 @@ import numpy as np
 
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.open import OpenPairs
-from polmd.electrostatics.response import Polarizable, polarize
+from polmd.electrostatics.response import NO_MATRICES, NO_NUMBERS, Polarizable, polarize
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError
 
 SMEARINGS = ("gaussian", "point")
-
-_NO_NUMBERS, _NO_MATRICES = np.empty(0), np.empty((0, 3, 3))
 
 
 @dataclass(slots=True)
@@ -147,14 +145,33 @@ def compute(
                 tolerance=tolerance, rank=rank, splitting=splitting,
             )  # fmt: skip
     scales = np.zeros(3) if point else self_terms(sigma, norm_factor, c is not None, remove_self_interaction)
-    result = evaluate(solver, r, c, q, u, m, kappa, alpha, scales, external)
-    gradients = result.gradients
-    for name, given in (("dipoles", dipoles), ("quadrupoles", quadrupoles), ("field", field)):
-        if given is None:
-            del gradients[name]
+    solver.set_atoms(r, c)
+    given = Polarizable(
+        q, u, m, NO_NUMBERS if kappa is None else kappa, NO_MATRICES if alpha is None else alpha, external, scales
+    )
+    energy, strain, found = polarize(solver, given)
+    gradients = {"charges": found.charge_gradient}
+    for name, asked, gradient in (
+        ("dipoles", dipoles, found.dipole_gradient),
+        ("quadrupoles", quadrupoles, found.quadrupole_gradient),
+        ("field", field, found.field_gradient),
+        ("charge_responses", charge_responses, found.kappa_gradient),
+        ("polarizabilities", polarizabilities, found.alpha_gradient),
+    ):
+        if asked is not None:
+            gradients[name] = gradient
     if isotropic:
-        gradients["polarizabilities"] = np.einsum("ncc->n", gradients["polarizabilities"])
-    return result
+        gradients["polarizabilities"] = np.einsum("ncc->n", found.alpha_gradient)
+    return ElectrostaticsResult(
+        energy=energy,
+        forces=found.forces,
+        strain_gradient=strain,
+        potentials=found.potentials,
+        fields=found.fields,
+        induced_charges=None if kappa is None else found.induced_charges,
+        induced_dipoles=None if alpha is None else found.induced_dipoles,
+        gradients=gradients,
+    )
 
 
 def self_terms(sigma: float, norm_factor: float, periodic: bool, removed: bool) -> np.ndarray:
@@ -163,48 +180,6 @@ def self_terms(sigma: float, norm_factor: float, periodic: bool, removed: bool) 
     sign = (-1.0 if removed else 0.0) if periodic else (0.0 if removed else 1.0)
     scale = sign * norm_factor / (2 * np.pi) ** 1.5
     return np.array([scale / sigma, scale / (3 * sigma**3), scale / (10 * sigma**5)])
-
-
-def evaluate(
-    solver: FieldSolver,
-    positions: np.ndarray,
-    cell: np.ndarray | None,
-    charges: np.ndarray,
-    dipoles: np.ndarray,
-    quadrupoles: np.ndarray,
-    charge_responses: np.ndarray | None,
-    polarizabilities: np.ndarray | None,
-    scales: np.ndarray,
-    external_field: np.ndarray,
-) -> ElectrostaticsResult:
-    """What :func:`compute` does once its input is checked: contiguous float64 arrays of the right shapes, polarizabilities
-    (n, 3, 3), ``scales`` from :func:`self_terms`. Gradients of dipoles, quadrupoles and field are always there."""
-    solver.set_atoms(positions, cell)
-    kappa = _NO_NUMBERS if charge_responses is None else charge_responses
-    alpha = _NO_MATRICES if polarizabilities is None else polarizabilities
-    energy, strain, found = polarize(
-        solver, Polarizable(charges, dipoles, quadrupoles, kappa, alpha, external_field, scales)
-    )
-    gradients = {
-        "charges": found.charge_gradient,
-        "dipoles": found.dipole_gradient,
-        "quadrupoles": found.quadrupole_gradient,
-        "field": found.field_gradient,
-    }
-    if charge_responses is not None:
-        gradients["charge_responses"] = found.kappa_gradient
-    if polarizabilities is not None:
-        gradients["polarizabilities"] = found.alpha_gradient
-    return ElectrostaticsResult(
-        energy=energy,
-        forces=found.forces,
-        strain_gradient=strain,
-        potentials=found.potentials,
-        fields=found.fields,
-        induced_charges=None if charge_responses is None else found.induced_charges,
-        induced_dipoles=None if polarizabilities is None else found.induced_dipoles,
-        gradients=gradients,
-    )
 
 
 def _array(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:

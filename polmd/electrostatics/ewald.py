@@ -97,6 +97,7 @@ class DirectSum:
         self._sigma, self._norm_factor, self.numbers = sigma, norm_factor, numbers
         self._cell: np.ndarray | None = None
         self._partial = np.empty(0)
+        self._atoms, self._structure = np.empty((0, kernels.ROWS, _LANES)), np.empty((2, len(numbers.n)))
 
     def __str__(self) -> str:
         return f"direct sum over {2 * len(self.numbers.n)} wave vectors"
@@ -118,7 +119,8 @@ class DirectSum:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
         self._moments = charges, dipoles, quadrupoles
         blocks = -(-len(charges) // _LANES)
-        self._atoms, self._structure = np.empty((blocks, kernels.ROWS, _LANES)), np.empty((2, len(self._weight)))
+        if self._atoms.shape[0] != blocks:
+            self._atoms = np.empty((blocks, kernels.ROWS, _LANES))
         self._low: np.ndarray | None = None
         groups, partial = self._division(1)
         direct.structure(

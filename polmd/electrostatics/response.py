@@ -14,6 +14,9 @@ import numpy as np
 from polmd.electrostatics.fields import FieldSolver, Sources
 from polmd.kernels.cpu.moments import linear_response, moment_energy
 
+#: κ and α of what does not respond.
+NO_NUMBERS, NO_MATRICES = np.empty(0), np.empty((0, 3, 3))
+
 
 class Polarizable(NamedTuple):
     """Permanent moments and responses: q (n,) e, u (n, 3) e Å, Q (n, 3, 3) e Å², κ (n,) e/V and α (n, 3, 3) e Å²/V or of

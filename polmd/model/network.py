@@ -103,9 +103,12 @@ class LocalNetwork:
         positions (n, 3) Å, cell (3, 3) Å, types (n,) index of the element in the model, pairs at least to the cutoff.
         """
         blocks = self._blocks_of(types)
-        workspace = self._workspace(len(blocks[0]), len(types))
         # memory of a large system is costly to get: it is used again as soon as this state is gone
-        out = empty_multipoles(len(types))
+        workspace = self._workspace(len(blocks[0]), len(types))
+        n = len(types)
+        out = Multipoles(
+            np.empty(n), np.empty(n), np.empty((n, 3)), np.empty((n, 3, 3)), np.empty(n), np.empty((n, 3, 3))
+        )  # the kernel fills it, with zeros where the model has no such prediction
         energy = kernels.forward(
             *blocks, positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, self.weights, self._ranks,
             self._orders, *workspace[:3], out,
