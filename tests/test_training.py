@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,38 @@ def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
     assert all((again[k] == whole[k]).all() for k in whole)
     with pytest.raises(SystemExit, match="another recipe"):
         run("parts", 40)
+
+
+def test_mean_pressure_is_held(recipes) -> None:
+    """The gradient of the pressure term is that of w (⟨P⟩ − P₀)² with ⟨P⟩ of the frames, and it pulls ⟨P⟩ to P₀; the
+    pressure is that of the engine."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(3)
+    frame = read(MODELS.parent.parent / "tests" / "data" / "water_pbe0_ts.xyz")
+    recipe = recipes.Recipe("x", "", ["H", "O"], 4.5, 0, 0, 0, pressure_GPa=0.02, temperature_K=330.0)
+    network = recipes.Network([1, 8], 4.5, recipes.VARIANTS["none"], n_radial=3, hidden=(8, 4)).double()
+    batch = recipes.Frames([frame], [1, 8], {1: 0.0, 8: 0.0}, recipe).batch(np.arange(1))
+    parameters = list(network.w.values())
+
+    def pressure() -> torch.Tensor:
+        return recipes.pressures(recipes.predict(network, batch, recipe, training=True)["stress"], batch, recipe)
+
+    virial = recipes.predict(network, batch, recipe, training=False)["stress"][0].diagonal().mean().item()
+    kinetic = 192 * 8.617333262e-5 * 330.0 / frame.get_volume()
+    assert pressure().item() == pytest.approx(kinetic - virial, rel=1e-12)
+    recipe = replace(recipe, pressure_GPa=recipes.GPA * pressure().item() - 0.05)
+    held = recipes.MeanPressure()
+    own = torch.autograd.grad(held.loss(pressure(), recipe), parameters, allow_unused=True)
+    excess = pressure() - recipe.pressure_GPa / recipes.GPA
+    expected = torch.autograd.grad((recipe.pressure_weight * excess**2).sum(), parameters, allow_unused=True)
+    for a, b in zip(own, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, rtol=1e-9)
+    optimiser = torch.optim.SGD(parameters, lr=1e-4)
+    for _ in range(5):
+        optimiser.zero_grad()
+        held.loss(pressure(), recipe).backward()
+        optimiser.step()
+    assert abs(recipes.GPA * pressure().item() - recipe.pressure_GPa) < 0.045

@@ -36,7 +36,8 @@ from optimiser import Soap
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a training but variant and seed. Weights of the loss are per (eV/Å)², (eV/atom)² and (eV/Å³)²."""
+    """Everything about a training but variant and seed. Weights of the loss are per (eV/Å)², (eV/atom)² and, of stress and
+    pressure, (eV/Å³)²."""
 
     name: str
     data: str  # frames with energies and forces, relative to the recipe
@@ -48,7 +49,9 @@ class Recipe:
     negative: str = ""  # element whose mean charge is to be negative: energies leave the sign open
     group: str = ""  # key of atoms.info: frames that share its value are never split
     train_only: str = ""  # frames with this word in their `kind` are never held back
-    train_only_weight: float = 1.0  # of these frames in the loss
+    weights: dict[str, float] = field(
+        default_factory=dict
+    )  # in the loss, of frames with this word in their `kind`; else 1
     max_l: int = 3
     max_nu: int = 3
     embedding: int = 2
@@ -60,6 +63,9 @@ class Recipe:
     force_weight: float = 1000.0
     energy_weight: float = 1e4
     stress_weight: float = 0.0
+    pressure_GPa: float | None = None  # mean over the frames, see MeanPressure
+    pressure_weight: float = 3e4
+    temperature_K: float = 0.0  # of the frames, for the kinetic part of the pressure
     step: dict[str, Any] = field(default_factory=dict)  # element, centre, width: see d4.py and network.Step
     sigma: float = 1.0
     dl: float = 2.0
@@ -83,6 +89,11 @@ class Recipe:
 def _kept(a: Atoms, recipe: Recipe) -> bool:
     """Whether a frame is for training only."""
     return bool(recipe.train_only) and recipe.train_only in str(a.info.get("kind"))
+
+
+def _weight(a: Atoms, recipe: Recipe) -> float:
+    """Weight of a frame in the loss."""
+    return math.prod(weight for word, weight in recipe.weights.items() if word in str(a.info.get("kind")))
 
 
 def split(frames: list[Atoms], recipe: Recipe) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
@@ -125,7 +136,7 @@ class Frames:
                 "pos": real(a.positions), "types": torch.tensor([elements.index(z) for z in a.numbers]),
                 "i": torch.tensor(i), "j": torch.tensor(j), "shift": real(images @ cell),
                 "energy": real(a.get_potential_energy() - sum(e0[int(z)] for z in a.numbers)), "forces": real(a.get_forces()),
-                "periodic": bool(a.pbc.any()), "weight": real(recipe.train_only_weight if _kept(a, recipe) else 1.0),
+                "periodic": bool(a.pbc.any()), "weight": real(_weight(a, recipe)),
             }  # fmt: skip
             if a.pbc.any():
                 item |= {"cell": real(cell), "waves": real(half_sphere(cell, recipe.dl))}
@@ -137,6 +148,8 @@ class Frames:
         kinds = {d["periodic"] for d in self.items}
         if len(kinds) > 1:
             raise SystemExit("periodic and open frames cannot be trained together")
+        if kinds == {False} and recipe.pressure_GPa is not None:
+            raise SystemExit("pressure_GPa needs periodic frames; these have no cell")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -159,12 +172,46 @@ class Frames:
         return out
 
 
+GPA = 160.2176634  # of 1 eV/Å³
+BOLTZMANN = 8.617333262e-5  # eV/K
+
+
+def pressures(stress: torch.Tensor, batch: dict, recipe: Recipe) -> torch.Tensor:
+    """Pressure of each frame, eV/Å³: N k_B T/V − tr(stress)/3."""
+    volumes = torch.stack([torch.det(d["cell"]).abs() for d in batch["items"]])
+    kinetic = batch["sizes"] * BOLTZMANN * recipe.temperature_K / volumes
+    return kinetic - torch.diagonal(stress, dim1=1, dim2=2).mean(dim=1)
+
+
+class MeanPressure:
+    """Holds the mean pressure of the frames at a given one: loss w (⟨P⟩ − P₀)², linear beyond ``WIDEST``.
+
+    For labels without stress whose frames have one density: nothing else in them fixes dE/dV, and a liquid trained on them
+    may have any density at 1 bar. The frames must sample the ensemble of the density and temperature that P₀ belongs to.
+    Squaring the mean of a batch would also suppress the fluctuations of the pressure; here ⟨P⟩ is a running mean over some
+    twenty batches, kept out of the gradient, and a batch enters linearly: 2 w (⟨P⟩ − P₀) P.
+    """
+
+    KEEP, WIDEST = 0.95, 0.1 / GPA
+
+    def __init__(self) -> None:
+        self.sum, self.count = 0.0, 0.0
+
+    def loss(self, pressure: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+        mean = pressure.mean()
+        self.sum = self.KEEP * self.sum + float(mean.detach())
+        self.count = self.KEEP * self.count + 1.0
+        excess = self.sum / self.count - recipe.pressure_GPa / GPA
+        slope = 2.0 * recipe.pressure_weight * min(max(excess, -self.WIDEST), self.WIDEST)
+        return slope * (mean - mean.detach()) + recipe.pressure_weight * excess**2
+
+
 def predict(network: Network, batch: dict, recipe: Recipe, *, training: bool) -> dict[str, torch.Tensor]:
-    """Energies [frames], forces [atoms, 3] and, if the batch has it, stress [frames, 3, 3]."""
+    """Energies [frames], forces [atoms, 3] and, if the batch or the recipe has labels of it, stress [frames, 3, 3]."""
     pos = batch["pos"].detach().requires_grad_(True)
     x, shift, frame = pos, batch["shift"], batch["frame"]
     inputs, deform = [pos], None
-    if "stress" in batch:
+    if "stress" in batch or recipe.pressure_GPa is not None:
         strain = torch.zeros(len(batch["sizes"]), 3, 3, dtype=pos.dtype, requires_grad=True)
         inputs.append(strain)
         deform = torch.eye(3, dtype=pos.dtype) + 0.5 * (strain + strain.transpose(1, 2))
@@ -193,15 +240,17 @@ def predict(network: Network, batch: dict, recipe: Recipe, *, training: bool) ->
 
 
 def errors(network: Network, data: Frames, recipe: Recipe) -> dict[str, float]:
-    """Root mean squares: forces meV/Å, energy meV/atom, stress GPa; ``loss`` with the final weights."""
-    forces, energies, stress = [], [], []
+    """Root mean squares: forces meV/Å, energy meV/atom, stress GPa; mean pressure, GPa; ``loss`` with the final weights."""
+    forces, energies, stress, pressure = [], [], [], []
     for k in range(0, len(data), recipe.batch):
         batch = data.batch(np.arange(k, min(k + recipe.batch, len(data))))
         p = predict(network, batch, recipe, training=False)
         forces.append((p["forces"] - batch["forces"]).flatten())
         energies.append((p["energy"] - batch["energy"]) / batch["sizes"])
-        if "stress" in p:
+        if "stress" in batch:
             stress.append((p["stress"] - batch["stress"]).flatten())
+        if recipe.pressure_GPa is not None:
+            pressure.append(pressures(p["stress"], batch, recipe).detach())
     mean = {
         n: float((torch.cat(v).detach().double() ** 2).mean())
         for n, v in (("f", forces), ("e", energies), ("s", stress))
@@ -212,7 +261,9 @@ def errors(network: Network, data: Frames, recipe: Recipe) -> dict[str, float]:
     )
     out = {"forces_meV_A": 1e3 * math.sqrt(mean["f"]), "energy_meV_atom": 1e3 * math.sqrt(mean["e"]), "loss": loss}
     if "s" in mean:
-        out["stress_GPa"] = 160.21766 * math.sqrt(mean["s"])
+        out["stress_GPa"] = GPA * math.sqrt(mean["s"])
+    if pressure:
+        out["pressure_GPa"] = GPA * float(torch.cat(pressure).mean())
     return {k: float(v) for k, v in out.items()}
 
 
@@ -274,6 +325,7 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
         network.standardise(network.features(network.descriptors(vectors, some["types"], some["i"], some["j"])))
     parameters = dict(network.w.items())
     optimiser = Soap(list(parameters.values()), lr=recipe.rate)
+    held_pressure = MeanPressure()
     average = {k: v.detach().clone() for k, v in parameters.items()}
     best, best_loss, since, step, spent, history = average, math.inf, 0, 0, 0.0, []
     out.mkdir(parents=True, exist_ok=True)
@@ -287,6 +339,7 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
         optimiser.load_state_dict(state["optimiser"])
         average, best, best_loss, since = state["average"], state["best"], state["best_loss"], state["since"]
         step, spent, history = state["step"], state["spent"], state["history"]
+        held_pressure.sum, held_pressure.count = state["pressure"]
     per_epoch = math.ceil(len(train_data) / recipe.batch)
     began = time.perf_counter() - spent
     print(f"{stem}: {sizes[0]}, {sizes[1]}, {sizes[2]} frames, "
@@ -301,9 +354,14 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
         p = predict(network, batch, recipe, training=True)
         weight = batch["weight"]
         loss = recipe.force_weight * (weight[batch["frame"], None] * (p["forces"] - batch["forces"]) ** 2).mean()
-        ramp = recipe.energy_weight * min(1.0, 0.02 + 2 * max(0.0, done - 0.3))
-        loss = loss + ramp * (weight * ((p["energy"] - batch["energy"]) / batch["sizes"]) ** 2).mean()
-        if "stress" in p:
+        ramp = min(1.0, 0.02 + 2 * max(0.0, done - 0.3))
+        loss = (
+            loss
+            + recipe.energy_weight * ramp * (weight * ((p["energy"] - batch["energy"]) / batch["sizes"]) ** 2).mean()
+        )
+        if recipe.pressure_GPa is not None:
+            loss = loss + ramp * held_pressure.loss(pressures(p["stress"], batch, recipe), recipe)
+        if "stress" in batch:
             loss = loss + recipe.stress_weight * (weight[:, None, None] * (p["stress"] - batch["stress"]) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -329,7 +387,7 @@ def train(recipe: Recipe, data: Data, variant: str, seed: int, out: Path) -> Non
         print(f"step {step}, {spent:.0f} s, training loss {loss.item():.3f}; validation {text}", flush=True)
         state = {"recipe": json.dumps(asdict(recipe)), "network": network.state_dict(), "optimiser": optimiser.state_dict(),
                  "average": average, "best": best, "best_loss": best_loss, "since": since, "step": step, "spent": spent,
-                 "history": history}  # fmt: skip
+                 "history": history, "pressure": (held_pressure.sum, held_pressure.count)}  # fmt: skip
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
     _load(parameters, best)
