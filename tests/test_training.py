@@ -122,8 +122,8 @@ def test_training_learns_and_resumes(recipes, tmp_path: Path) -> None:
 
 
 def test_mean_pressure_is_held(recipes) -> None:
-    """The gradient of the pressure term is that of w (⟨P⟩ − P₀)² with ⟨P⟩ of the frames, and it pulls ⟨P⟩ to P₀; the
-    pressure is that of the engine."""
+    """The gradient of the pressure term is that of w (⟨P⟩ − P₀)² with ⟨P⟩ of the frames, and it pulls ⟨P⟩ to P₀; the stress
+    in it is the engine's by test_same_as_engine."""
     import torch
 
     torch.set_default_dtype(torch.float64)

@@ -49,9 +49,8 @@ class Recipe:
     negative: str = ""  # element whose mean charge is to be negative: energies leave the sign open
     group: str = ""  # key of atoms.info: frames that share its value are never split
     train_only: str = ""  # frames with this word in their `kind` are never held back
-    weights: dict[str, float] = field(
-        default_factory=dict
-    )  # in the loss, of frames with this word in their `kind`; else 1
+    # in the loss, of frames with this word in their `kind`; of all others 1
+    weights: dict[str, float] = field(default_factory=dict)
     max_l: int = 3
     max_nu: int = 3
     embedding: int = 2
@@ -184,7 +183,8 @@ def pressures(stress: torch.Tensor, batch: dict, recipe: Recipe) -> torch.Tensor
 
 
 class MeanPressure:
-    """Holds the mean pressure of the frames at a given one: loss w (⟨P⟩ − P₀)², linear beyond ``WIDEST``.
+    """Holds the mean pressure of the frames at a given one: loss w (⟨P⟩ − P₀)², with the slope that it has at ``WIDEST``
+    (eV/Å³) beyond that.
 
     For labels without stress whose frames have one density: nothing else in them fixes dE/dV, and a liquid trained on them
     may have any density at 1 bar. The frames must sample the ensemble of the density and temperature that P₀ belongs to.
@@ -198,6 +198,7 @@ class MeanPressure:
         self.sum, self.count = 0.0, 0.0
 
     def loss(self, pressure: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+        """What a batch adds to the loss; ``pressure`` [frames] eV/Å³, positive under compression."""
         mean = pressure.mean()
         self.sum = self.KEEP * self.sum + float(mean.detach())
         self.count = self.KEEP * self.count + 1.0
@@ -207,7 +208,8 @@ class MeanPressure:
 
 
 def predict(network: Network, batch: dict, recipe: Recipe, *, training: bool) -> dict[str, torch.Tensor]:
-    """Energies [frames], forces [atoms, 3] and, if the batch or the recipe has labels of it, stress [frames, 3, 3]."""
+    """Energies [frames] eV, forces [atoms, 3] eV/Å and, if the batch has it or the recipe a pressure, stress [frames, 3, 3]
+    eV/Å³, positive under tension."""
     pos = batch["pos"].detach().requires_grad_(True)
     x, shift, frame = pos, batch["shift"], batch["frame"]
     inputs, deform = [pos], None
