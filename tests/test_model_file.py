@@ -41,7 +41,7 @@ def test_bundled_water_is_the_trained_archive(shared: Path) -> None:
 
 
 def test_names(tmp_path: Path) -> None:
-    _refused("steam", "no bundled model of that name; bundled: au_mgo, mapbi3, nacl_cluster, water")
+    _refused("steam", "no bundled model of that name; bundled: au_mgo, mapbi3, nacl_cluster, water, water_1bar")
     _refused(tmp_path, "no model file")
     for name in ("a.pth", "a.npz"):
         (tmp_path / name).write_bytes(b"x")

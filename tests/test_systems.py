@@ -1,4 +1,4 @@
-"""The systems beside water: bundled models, their labels, a few steps of each input."""
+"""The four systems: bundled models, their labels, a few steps of each input."""
 
 import io
 import lzma
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import units
 from ase.io import read
 from running import command
 
@@ -80,3 +81,17 @@ def test_born_charges_of_mapbi3(shared: Path) -> None:
     mean = {s: np.trace(found[atoms.symbols == s].mean(0)) / 3 for s in ("Pb", "I", "N", "H")}
     assert mean["Pb"] > 0 > mean["I"] and mean["N"] < 0 < mean["H"]
     assert np.corrcoef(found.ravel(), dft.ravel())[0, 1] > 0.9
+
+
+def test_pressure_of_water(shared: Path) -> None:
+    """The mean pressure of PBE0-TS frames at 0.993 g/cm³ (14 of these 20 trained the models): held at 0.02 GPa for one model,
+    where the other, trained on the same energies and forces, has 0.6. 0.35 is the scatter of one frame."""
+    frames = [polmd.System.from_ase(a) for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")]
+    labels = np.array([a.get_forces() for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")])
+    for name, lowest, highest in (("water_1bar", -0.14, 0.18), ("water", 0.4, 0.8)):
+        potential = polmd.MultipolePotential(polmd.load_model(name))
+        results = [potential.compute(system, stress=True) for system in frames]
+        assert np.sqrt(np.mean((np.array([r.forces for r in results]) - labels) ** 2)) < 0.020
+        virial = np.mean([-np.trace(r.stress) / 3 for r in results if r.stress is not None])
+        kinetic = len(frames[0]) * units.kB * 330.0 / frames[0].volume
+        assert lowest < (virial + kinetic) / units.GPa < highest

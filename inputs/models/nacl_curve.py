@@ -3,7 +3,8 @@
     python nacl_curve.py --out ../../docs/nacl_curve.png none=none-0.h5 none=none-1.h5 q=q-0.h5 full=full-0.h5
 
 Several files of one name are seeds of one variant: their mean is drawn, their spread shaded. Prints root mean square errors of
-the force along the path and of the energy (its mean removed per charge state), and the difference of the two charge states.
+the force along the path and of the energy (its mean removed per charge state), and what the two charge states differ by: force
+near the minimum, and energy above the minimum with the atom ``AWAY`` from it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import numpy as np
 from frames import read_frames
 
 import polmd
+
+
+AWAY = 3.0  # Å
 
 
 def curve(frames: list, model: Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -71,10 +75,13 @@ def main() -> None:
     figure.savefig(arguments.out, dpi=110)
     near = shift <= 1.5
     difference = lambda c: c["Na9Cl8+"][1] - c["Na8Cl8+"][1]  # noqa: E731
+    there = np.abs(shift - AWAY).argmin()
+    apart = lambda c: np.subtract(*(e[there] - e[near].min() for e in (c["Na9Cl8+"][0], c["Na8Cl8+"][0])))  # noqa: E731
     print(
-        "variant, force error near and beyond 1.5 A (meV/A), energy error (meV), force Na9Cl8+ - Na8Cl8+ near the minimum"
+        "variant, force error near and beyond 1.5 A (meV/A), energy error (meV), Na9Cl8+ - Na8Cl8+: force near the minimum "
+        f"(meV/A), energy {AWAY:g} A away (meV)"
     )
-    print(f"labels: {1e3 * difference(labels)[near].mean():.0f} meV/A")
+    print(f"labels: {1e3 * difference(labels)[near].mean():.0f}, {1e3 * apart(labels):.0f}")
     for variant, curves in found.items():
         rows = []
         for k in range(len(variants[variant])):
@@ -83,7 +90,7 @@ def main() -> None:
             de = np.concatenate([one[n][0] - labels[n][0] - (one[n][0] - labels[n][0])[near].mean() for n in clusters])
             both = np.concatenate([near, near])
             rms = [1e3 * np.sqrt(np.mean(x**2)) for x in (df[both], df[~both], de)]
-            rows.append([*rms, 1e3 * difference(one)[near].mean()])
+            rows.append([*rms, 1e3 * difference(one)[near].mean(), 1e3 * apart(one)])
         mean, spread = np.mean(rows, 0), np.std(rows, 0)
         print(f"{variant}: " + ", ".join(f"{m:.0f} ± {s:.0f}" for m, s in zip(mean, spread, strict=True)))
 
