@@ -17,7 +17,6 @@ from frames import read_frames
 
 import polmd
 
-
 AWAY = 3.0  # Å
 
 
