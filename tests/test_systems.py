@@ -84,8 +84,8 @@ def test_born_charges_of_mapbi3(shared: Path) -> None:
 
 
 def test_pressure_of_water(shared: Path) -> None:
-    """The mean pressure of PBE0-TS frames at 0.993 g/cm³ (14 of these 20 trained the models): held at 0.02 GPa for one model,
-    where the other, trained on the same energies and forces, has 0.6. 0.35 is the scatter of one frame."""
+    """The mean pressure of PBE0-TS frames at 0.993 g/cm³ (14 of these 20 trained `water_1bar`, none `water`): held at 0.02 GPa
+    for the first, where the other, trained on energies and forces alone, has 0.6. 0.35 is the scatter of one frame."""
     frames = [polmd.System.from_ase(a) for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")]
     labels = np.array([a.get_forces() for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")])
     for name, lowest, highest in (("water_1bar", -0.14, 0.18), ("water", 0.4, 0.8)):
