@@ -86,8 +86,8 @@ def test_born_charges_of_mapbi3(shared: Path) -> None:
 def test_pressure_of_water(shared: Path) -> None:
     """The mean pressure of PBE0-TS frames at 0.993 g/cm³ (14 of these 20 trained `water_1bar`, none `water`): held at 0.02 GPa
     for the first, where the other, trained on energies and forces alone, has 0.6. 0.35 is the scatter of one frame."""
-    frames = [polmd.System.from_ase(a) for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")]
-    labels = np.array([a.get_forces() for a in read(shared / "data" / "water_pbe0_ts_test.xyz", ":")])
+    labelled = read(shared / "data" / "water_pbe0_ts_test.xyz", ":")
+    frames, labels = [polmd.System.from_ase(a) for a in labelled], np.array([a.get_forces() for a in labelled])
     for name, lowest, highest in (("water_1bar", -0.14, 0.18), ("water", 0.4, 0.8)):
         potential = polmd.MultipolePotential(polmd.load_model(name))
         results = [potential.compute(system, stress=True) for system in frames]
