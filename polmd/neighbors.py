@@ -110,11 +110,17 @@ class VerletList:
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> PairList:
         """All pairs closer than the cutoff, and more up to cutoff + skin; the same object until a rebuild is due."""
         positions, cell, pbc = _validated(positions, cell, pbc)
-        if self._pairs is None or not self._valid(positions, cell, pbc):
+        if not self._valid(positions, cell, pbc):
             require_finite(positions, SimulationError)
             self._rebuild(positions, cell, pbc)
             self.builds += 1
         self.updates += 1
+        assert self._pairs is not None
+        return self._pairs
+
+    @property
+    def pairs(self) -> PairList:
+        """The list as it is, for atoms that it :meth:`belongs_to`."""
         assert self._pairs is not None
         return self._pairs
 
@@ -144,25 +150,33 @@ class VerletList:
         self._positions, self._cell, self._pbc = positions.copy(), cell.copy(), pbc.copy()
 
     def _valid(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
-        """Whether no pair can have come closer than the cutoff without being in the list.
-
-        Let F carry the reference cell into the present one, and d_i = r_i - R_i F. An edge v now was
-        v0 = (v - d_i + d_j) F⁻¹ at the time of the build, so that |v| < cutoff implies
-        |v0| < (cutoff + |d_i| + |d_j|) ‖F⁻¹‖, the 2-norm. Every such pair is in the list as long as the right side, with
-        the two largest displacements, does not exceed cutoff + skin.
-        """
-        if len(positions) != len(self._positions) or pbc.tobytes() != self._pbc.tobytes():
+        """Whether no pair can have come closer than the cutoff without being in the list."""
+        if not self.belongs_to(len(positions), pbc):
             return False
-        if cell.tobytes() == self._cell.tobytes():
-            strain, allowed = _IDENTITY, self.skin
-        else:
-            strain = self._inverse @ complete_basis(cell, pbc)
-            stretch = float(np.linalg.svd(strain, compute_uv=False)[-1])  # 1 / ‖F⁻¹‖
-            allowed = (self.cutoff + self.skin) * stretch - self.cutoff
-        largest, second, bad = kernels.largest_displacements(positions, self._positions, strain)
+        reference, strain, allowed = self.tolerance(cell, pbc)
+        largest, second, bad = kernels.largest_displacements(positions, reference, strain)
         if bad >= 0:
             require_finite(positions, SimulationError)
         return bool(largest + second <= allowed)
+
+    def belongs_to(self, n: int, pbc: np.ndarray) -> bool:
+        """Whether there is a list of so many atoms with these boundaries."""
+        return self._pairs is not None and n == len(self._positions) and pbc.tobytes() == self._pbc.tobytes()
+
+    def tolerance(self, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Reference positions R (n, 3) Å, strain F (3, 3) and a length in Å: the list is good for atoms in ``cell`` as long as
+        the two largest |r_i − R_i F| together do not exceed it.
+
+        F carries the cell of the build into the present one; let d_i = r_i − R_i F. An edge v now was
+        v0 = (v − d_i + d_j) F⁻¹ at the time of the build, so that |v| < cutoff implies
+        |v0| < (cutoff + |d_i| + |d_j|) ‖F⁻¹‖, the 2-norm. Every such pair is in the list as long as the right side, with
+        the two largest displacements, does not exceed cutoff + skin.
+        """
+        if cell.tobytes() == self._cell.tobytes():
+            return self._positions, _IDENTITY, self.skin
+        strain = self._inverse @ complete_basis(cell, pbc)
+        stretch = float(np.linalg.svd(strain, compute_uv=False)[-1])  # 1 / ‖F⁻¹‖
+        return self._positions, strain, (self.cutoff + self.skin) * stretch - self.cutoff
 
 
 def _build(positions: np.ndarray, basis: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, cutoff: float) -> PairList:

@@ -13,11 +13,11 @@ from polmd import born
 from polmd.born import BornCharges, Conventions, Current, Displacement, Polarization, Response
 from polmd.device import choose, potential_class
 from polmd.electrostatics.compute import self_terms
-from polmd.electrostatics.ewald import WaveNumbers, wave_numbers
+from polmd.electrostatics.ewald import DirectSum, WaveNumbers, wave_numbers
 from polmd.electrostatics.fields import FieldSolver
 from polmd.electrostatics.mesh import MeshSum
 from polmd.electrostatics.open import OpenPairs
-from polmd.electrostatics.response import NO_MATRICES, NO_NUMBERS, Polarizable, Polarized, polarize
+from polmd.electrostatics.response import NO_MATRICES, NO_NUMBERS, Polarizable, Polarized, polarize, unfilled
 from polmd.electrostatics.solvers import METHODS, periodic_solver
 from polmd.errors import InputError, SimulationError
 from polmd.kernels.layout import Multipoles
@@ -27,6 +27,7 @@ from polmd.neighbors import VerletList, closest_pair
 from polmd.system import System
 
 if TYPE_CHECKING:
+    from polmd.compiled import CompiledEvaluation
     from polmd.model.network import Forward, LocalNetwork
 
 PRECISIONS = ("double", "mixed")
@@ -231,23 +232,64 @@ class MultipolePotential:
         if not math.isfinite(energy):
             self._explain(system)
         self._last = _Evaluated(positions, cell, system.pbc.copy(), state, long_range, solver)
-        full_stress = None
-        if stress and system.periodic:
-            full_stress = 0.5 * (strain + strain.T) / system.volume
-        result = Result(energy, forces, full_stress, predictions.energies, long_range_energy)
-        for name in predicts:
-            setattr(result, name, getattr(predictions, name))
-        if long_range is not None:
-            kappa, alpha = self._responds
-            result.potentials, result.fields = long_range.potentials, long_range.fields
-            result.induced_charges = long_range.induced_charges if kappa else None
-            result.induced_dipoles = long_range.induced_dipoles if alpha else None
+        result = self._result(system, energy, forces, strain if stress else None, long_range_energy)
         if born_charges or velocities is not None:
             conventions = Conventions(displacement, acoustic_sum_rule, born_charge_scale)
             found = self.response(system, conventions, born_charges=born_charges, velocities=velocities, groups=groups)
             for quantity, value in response_fields(found).items():
                 setattr(result, quantity, value)
         return result
+
+    def _result(
+        self, system: System, energy: float, forces: np.ndarray, strain: np.ndarray | None, long_range_energy: float
+    ) -> Result:
+        """The result of what ``_last`` holds."""
+        last = self._last
+        assert last is not None
+        predictions, long_range = last.state.predictions, last.long_range
+        stress = None
+        if strain is not None and system.periodic:
+            stress = 0.5 * (strain + strain.T) / system.volume
+        result = Result(energy, forces, stress, predictions.energies, long_range_energy)
+        for name in self.model.header.predicts:
+            setattr(result, name, getattr(predictions, name))
+        if long_range is not None:
+            kappa, alpha = self._responds
+            result.potentials, result.fields = long_range.potentials, long_range.fields
+            result.induced_charges = long_range.induced_charges if kappa else None
+            result.induced_dipoles = long_range.induced_dipoles if alpha else None
+        return result
+
+    def compiled(self, system: System) -> CompiledEvaluation | None:
+        """The evaluation for a compiled loop that moves the atoms, from the list there is; None where there is no list of these
+        atoms, and for what only :meth:`compute` can do: open boundaries, the mesh, models without multipoles or with message
+        passing. What it finds, :meth:`result_of`, is bit for bit what :meth:`compute` finds."""
+        types, constant = self._atom_types(system)
+        if not system.periodic or not self.model.header.predicts or self.model.header.architecture.message_passing:
+            return None
+        solver = self.electrostatics_solver(system)
+        if not isinstance(solver, DirectSum) or not self.neighbors.belongs_to(len(system), system.pbc):
+            return None
+        from polmd.compiled import CompiledEvaluation
+
+        self._last = None
+        positions, cell = system.positions.copy(), system.cell.copy()
+        local = self._network.prepare(positions, cell, types, self.neighbors.pairs)
+        solver.set_atoms(positions, cell)
+        moments = self._polarizable(local.predictions, periodic=True)
+        long_range = unfilled(moments)
+        seeds = self._with_gradients(self._energy_seeds(len(system)), long_range)
+        return CompiledEvaluation(
+            self._network, local, solver, moments, long_range, seeds, constant, self.neighbors, system.pbc.copy()
+        )
+
+    def result_of(self, system: System, found: CompiledEvaluation, *, stress: bool = False) -> Result:
+        """The result of the last evaluation of :meth:`compiled`, whose positions are now those of the system."""
+        local = found.local
+        local.energy = float(found.energies[1])
+        self._last = _Evaluated(local.positions, local.cell, system.pbc.copy(), local, found.long_range, found.solver)
+        strain = found.strain if stress else None
+        return self._result(system, float(found.energies[0]), found.forces, strain, float(found.energies[2]))
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that fix the next results bit for bit: where the neighbour list was built, and fixed wave numbers."""

@@ -62,6 +62,7 @@ class KernelTimes:
             finally:
                 self.seconds[name] += time.perf_counter() - start
 
+        call.driver = driver  # type: ignore[attr-defined]
         return call
 
 

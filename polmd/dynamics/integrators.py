@@ -13,14 +13,18 @@ from typing import Protocol
 import numpy as np
 
 from polmd.dynamics.barostats import Barostat
+from polmd.dynamics.loop import verlet_steps
 from polmd.dynamics.ramp import Ramp, as_ramp
-from polmd.dynamics.state import Potential, State
+from polmd.dynamics.state import Compilable, Potential, State
 from polmd.dynamics.thermostats import NoseHooverChain, OrnsteinUhlenbeck, StochasticVelocityRescaling, Thermostat
 from polmd.dynamics.velocities import Momentum, check_momentum, degrees_of_freedom
 from polmd.errors import InputError
 from polmd.kernels.cpu.integrate import drift, kick
 from polmd.system import System
 from polmd.units import ACCELERATION
+
+#: Atoms times steps that are done before signals and clocks are looked at: a tenth of a second.
+_ATOM_STEPS = 20_000
 
 
 class Integrator(Protocol):
@@ -56,10 +60,12 @@ class Integrator(Protocol):
 
 
 class Resident(Protocol):
-    """An integrator that does many steps before the host sees the state again: on a GPU (polmd/cuda/dynamics.py).
+    """An integrator that does many steps before others see the state again: in compiled code, on a GPU
+    (polmd/cuda/dynamics.py) or not.
 
-    ``advance`` does up to ``count`` steps and returns how many, fewer when a step fails: the state is then the last good
-    one, or, where the first step fails, that of the failed step, for the loop to find out what is wrong with it.
+    ``advance`` does up to ``count`` steps and returns how many. When a step fails, they are those before it, and the state is
+    the last good one; where the first one fails it is that of the failed step, for the loop to find out what is
+    wrong with it. The stress is wanted after all ``count`` steps.
     """
 
     def advance(
@@ -106,6 +112,29 @@ class VelocityVerlet:
         drift(system.positions, system.velocities, self.timestep_fs)
         state.result = potential.compute(system, stress=stress)
         kick(system.velocities, state.result.forces, inverse_masses, half_kick)
+
+    def advance(
+        self,
+        state: State,
+        potential: Potential,
+        count: int,
+        *,
+        stress: bool = False,
+        max_force_eV_per_A: float = math.inf,
+        max_displacement_A: float = math.inf,
+    ) -> int:
+        """See :class:`Resident`: many steps in a compiled loop (polmd/dynamics/loop.py) where the potential has one and a step
+        is short, else one."""
+        compiled = min(count, _ATOM_STEPS // len(state.system))
+        if compiled > 1 and isinstance(potential, Compilable):
+            done = verlet_steps(
+                state, potential, compiled, self.timestep_fs, stress=stress and compiled == count,
+                max_force_eV_per_A=max_force_eV_per_A, max_displacement_A=max_displacement_A,
+            )  # fmt: skip
+            if done > 0:
+                return done
+        self.step(state, potential, stress=stress and count == 1)
+        return 1
 
     def conserved(self, state: State) -> float:
         """Potential plus kinetic energy, eV."""

@@ -90,8 +90,8 @@ class Simulation:
     limits : see ``Limits``
     pressure : compute the stress at steps that are reported, so that reporters get the pressure
     stage, stage_index : name and place of the current stage, for reporters
-    pause_every : ``on_step`` of ``run`` is called at steps divisible by this also where an integrator on a device does many
-        steps at a time; 0: only when steps are reported
+    pause_every : ``on_step`` of ``run`` is called at least at steps divisible by this, and at those that are reported; 0: only
+        at the latter
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Simulation:
         pressure: bool = False,
         stage: str = "",
         stage_index: int = 0,
-        pause_every: int = 0,
+        pause_every: int = 1,
     ) -> None:
         _check_system(system)
         system = system.copy()
@@ -125,6 +125,7 @@ class Simulation:
         self._origin = (0, 0.0)  # step and time at which the current stage started
         self._reported = -1  # the last step that reporters saw
         self._end = 0  # the step up to which run goes
+        self._pause = 0  # pause_every, where there is somebody to call
         self._stop = False
         self._stepping = False
         self._volume = 0.0  # at the start of the current stage
@@ -216,15 +217,16 @@ class Simulation:
     def run(self, n_steps: int, on_step: Callable[[Simulation], None] | None = None) -> int:
         """Do ``n_steps`` steps, fewer when the integrator has finished or a stop is requested; returns how many.
 
-        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. An integrator on a
-        device (``integrators.Resident``) does many steps at a time, up to the next step that is reported or divisible by
-        ``pause_every``; limits are then looked at in every step, and a failure is undone to the step before it.
+        ``on_step`` is called after each step and its reports: the place for checkpoints and clocks. Integrators that can
+        (``integrators.Resident``) do many steps at a time, up to the next step that is reported or, with an ``on_step``,
+        divisible by ``pause_every``; limits are then looked at in every step, and a failure is undone to the step before it.
         """
         state = self.state
         self._refresh(state)
         if self._reported != state.step:
             self._report(state)
         first, self._end = state.step, state.step + n_steps
+        self._pause = self.pause_every if on_step is not None else 0
         while state.step < self._end and not self._stop and not self.integrator.finished(state):
             self._step(state)
             self._report(state)
@@ -394,7 +396,7 @@ class Simulation:
 
     def _stride(self, state: State) -> int:
         """Steps until somebody wants to see the state."""
-        intervals = [reporter.every for reporter in self.reporters] + ([self.pause_every] if self.pause_every else [])
+        intervals = [reporter.every for reporter in self.reporters] + ([self._pause] if self._pause else [])
         return min([self._end - state.step, _MOST_STEPS, *(every - state.step % every for every in intervals)])
 
     def _step(self, state: State) -> None:
@@ -406,8 +408,9 @@ class Simulation:
             if advance is not None:
                 limits = self._limits()
                 count = advance(
-                    state, self.potential, count, stress=stress, max_force_eV_per_A=limits.max_force_eV_per_A,
-                    max_displacement_A=limits.max_displacement_A,
+                    state, self.potential, count, stress=stress,
+                    max_force_eV_per_A=min(limits.max_force_eV_per_A, _LARGEST),
+                    max_displacement_A=min(limits.max_displacement_A, _LARGEST),
                 )  # fmt: skip
             else:
                 self.integrator.step(state, self.potential, stress=stress)

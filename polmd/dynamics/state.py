@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from polmd.kernels.cpu.integrate import kinetic_energy
 from polmd.system import System
 from polmd.units import ACCELERATION, BOLTZMANN
+
+if TYPE_CHECKING:
+    from polmd.compiled import CompiledEvaluation
 
 
 class EnergyForces(Protocol):
@@ -51,6 +54,19 @@ class CellAware(Protocol):
     """
 
     def fix_wave_numbers(self, cell: np.ndarray | None) -> None: ...
+
+
+@runtime_checkable
+class Compilable(Potential, Protocol):
+    """A potential that a compiled loop can evaluate, see :class:`polmd.compiled.CompiledEvaluation`.
+
+    ``compiled`` returns what the loop needs from a system's positions on, or None where only ``compute`` will do;
+    ``result_of`` the result of its last evaluation. Bits are those of ``compute``.
+    """
+
+    def compiled(self, system: System) -> CompiledEvaluation | None: ...
+
+    def result_of(self, system: System, found: CompiledEvaluation, *, stress: bool = False) -> EnergyForces: ...
 
 
 @dataclass

@@ -25,8 +25,9 @@ _BYTES_PER_VECTOR = 8 * (2 * _LANES * kernels.GROUPS + 20)
 #: Refuse sums that would need more memory than this, bytes.
 MEMORY_LIMIT = 4 << 30
 
-_NO_SOURCES = Sources(np.empty(0), np.empty((0, 3)))
-_NO_FIELDS = np.empty((0, 10))
+#: No M̃, and its field.
+NO_SOURCES = Sources(np.empty(0), np.empty((0, 3)))
+NO_FIELDS = np.empty((0, 10))
 _NO_MATRICES = np.empty((0, 3, 3))
 _NO_MOTION = np.empty((0, 0, 0, 0))
 
@@ -117,13 +118,17 @@ class DirectSum:
 
     def set_moments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> None:
         """Take q (n,), u (n, 3), Q (n, 3, 3) as sources M."""
+        direct.structure(*self.structure_arguments(charges, dipoles, quadrupoles))
+
+    def structure_arguments(self, charges: np.ndarray, dipoles: np.ndarray, quadrupoles: np.ndarray) -> tuple:
+        """What the driver of :meth:`set_moments` takes; M are these arrays from now on."""
         self._moments = charges, dipoles, quadrupoles
         blocks = -(-len(charges) // _LANES)
         if self._atoms.shape[0] != blocks:
             self._atoms = np.empty((blocks, kernels.ROWS, _LANES))
         self._low: np.ndarray | None = None
         groups, partial = self._division(1)
-        direct.structure(
+        return (
             self._positions, self._inverse, self._lattice, charges, dipoles, quadrupoles, self.numbers.rows,
             self.numbers.limits, groups, partial, self._atoms, self._structure,
         )  # fmt: skip
@@ -132,27 +137,34 @@ class DirectSum:
         """φ, F, ∇∇φ of M, (n, 10)."""
         if self._low is None:
             self._low = np.empty((len(self._positions), 10))
-            direct.derivatives(
-                self._atoms,
-                self._lattice,
-                self.numbers.rows,
-                self.numbers.limits,
-                self._weight,
-                self._structure,
-                self._low,
-            )
+            direct.derivatives(*self.derivatives_arguments(self._low))
         return self._low
+
+    def derivatives_arguments(self, out: np.ndarray) -> tuple:
+        """What the driver of :meth:`derivatives` takes: it writes ``out``."""
+        return (
+            self._atoms, self._lattice, self.numbers.rows, self.numbers.limits, self._weight, self._structure, out,
+        )  # fmt: skip
+
+    def take_derivatives(self, low: np.ndarray) -> None:
+        """What :meth:`derivatives` returns for the present M: somebody else has had or will have it written."""
+        self._low = low
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:
         """Second pass, with M̃ or without: see :class:`polmd.electrostatics.fields.FieldSolver`."""
-        low = _NO_FIELDS if response is None else self.derivatives()
-        out, strain = np.empty((len(self._positions), 13)), np.empty((3, 3))
+        low = NO_FIELDS if response is None else self.derivatives()
+        arguments = self.interactions_arguments(response or NO_SOURCES, low)
+        direct.interactions(*arguments)
+        return arguments[-2:]
+
+    def interactions_arguments(self, response: Sources, low: np.ndarray) -> tuple:
+        """What the driver of :meth:`interactions` takes, of length 0 without M̃; the last two are what it writes."""
         groups, partial = self._division(1)
-        direct.interactions(
+        return (
             self._atoms, self._lattice, self.numbers.rows, self.numbers.limits, groups, self._k, self._sigma, self._weight,
-            self._structure, *self._moments[1:], low, *(response or _NO_SOURCES), partial, out, strain,
+            self._structure, *self._moments[1:], low, *response, partial, np.empty((len(self._positions), 13)),
+            np.empty((3, 3)),
         )  # fmt: skip
-        return out, strain
 
     def source_fields(self, charges: np.ndarray, dipoles: np.ndarray) -> np.ndarray:
         """Fields of several M̃: see :class:`polmd.electrostatics.fields.FieldSolver`."""

@@ -51,7 +51,7 @@ class Polarized(NamedTuple):
     forces: np.ndarray
 
 
-def _unfilled(given: Polarizable) -> Polarized:
+def unfilled(given: Polarizable) -> Polarized:
     """Memory for what follows from ``given``."""
     n, vectors = len(given.charges), (len(given.charges), 3)
     return Polarized(
@@ -65,7 +65,7 @@ def polarize(solver: FieldSolver, given: Polarizable) -> tuple[float, np.ndarray
     """Energy (eV), strain gradient (3, 3) eV at constant moments, and what else follows, by two passes over fields (one without
     response); the solver has its atoms."""
     q, u, m, kappa, alpha, external, scales = given
-    found = _unfilled(given)
+    found = unfilled(given)
     solver.set_moments(q, u, m)
     responds = len(kappa) > 0 or len(alpha) > 0
     if responds:

@@ -102,6 +102,12 @@ class LocalNetwork:
 
         positions (n, 3) Å, cell (3, 3) Å, types (n,) index of the element in the model, pairs at least to the cutoff.
         """
+        state = self.prepare(positions, cell, types, pairs)
+        state.energy = kernels.forward(*self.forward_arguments(state))
+        return state
+
+    def prepare(self, positions: np.ndarray, cell: np.ndarray, types: np.ndarray, pairs: PairList) -> Forward:
+        """Memory for :meth:`forward`, not filled."""
         blocks = self._blocks_of(types)
         # memory of a large system is costly to get: it is used again as soon as this state is gone
         workspace = self._workspace(len(blocks[0]), len(types))
@@ -109,11 +115,11 @@ class LocalNetwork:
         out = Multipoles(
             np.empty(n), np.empty(n), np.empty((n, 3)), np.empty((n, 3, 3)), np.empty(n), np.empty((n, 3, 3))
         )  # the kernel fills it, with zeros where the model has no such prediction
-        energy = kernels.forward(
-            *blocks, positions, cell, types, pairs.first, pairs.neighbors, pairs.shifts, self.weights, self._ranks,
-            self._orders, *workspace[:3], out,
-        )  # fmt: skip
-        return Forward(out, energy, blocks, workspace, positions, cell, types, pairs, self._free.append)
+        return Forward(out, np.nan, blocks, workspace, positions, cell, types, pairs, self._free.append)
+
+    def forward_arguments(self, state: Forward) -> tuple:
+        """What the driver of :meth:`forward` takes."""
+        return *self._inputs(state), *state.workspace[:3], state.predictions
 
     def reverse(
         self, state: Forward, seeds: Multipoles, forces: np.ndarray = _NO_FORCES, strain: np.ndarray = _NO_STRAIN
@@ -122,28 +128,36 @@ class LocalNetwork:
 
         The strain gradient is Σ_edges v ⊗ ∂/∂v, that is r → r(1 + ε), cell → cell(1 + ε), not symmetrised.
         """
-        *stages, copies = state.workspace
-        pairs, total, full = state.pairs, np.empty((len(state.types), 3)), strain.copy()
-        kernels.reverse(
-            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
-            self.weights, self._ranks, self._orders, *stages, seeds, forces, copies, np.empty((len(state.blocks[0]), 9)),
-            total, full,
-        )  # fmt: skip
+        total, full = np.empty((len(state.types), 3)), strain.copy()
+        kernels.reverse(*self.reverse_arguments(state, seeds, forces, total, full))
         return total, full
+
+    def reverse_arguments(
+        self, state: Forward, seeds: Multipoles, added: np.ndarray, forces: np.ndarray, strain: np.ndarray
+    ) -> tuple:
+        """What the driver of :meth:`reverse` takes: it writes ``forces`` and adds to ``strain``."""
+        *stages, copies = state.workspace
+        virial = np.empty((len(state.blocks[0]), 9))
+        return *self._inputs(state), *stages, seeds, added, copies, virial, forces, strain
+
+    def _inputs(self, state: Forward) -> tuple:
+        """The arguments that all drivers begin with."""
+        pairs = state.pairs
+        return (
+            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
+            self.weights, self._ranks, self._orders,
+        )  # fmt: skip
 
     def gradients(self, state: Forward, seeds: Multipoles, angles: np.ndarray | None = None) -> np.ndarray:
         """∂L/∂r of several L = Σ seeds · predictions but energies, in one pass, and with ``angles`` what moves along the
         edges of the first: see :class:`polmd.born.LocalDerivatives`."""
         from polmd.kernels.cpu import adjoints
 
-        pairs, count = state.pairs, len(seeds.charges)
+        count = len(seeds.charges)
         out = np.empty((count if angles is None else count + 6, len(state.types), 3))
         copies = np.empty((min(adjoints.COPIES, len(state.blocks[0])), *out.shape))
-        adjoints.gradients(
-            *state.blocks, state.positions, state.cell, state.types, pairs.first, pairs.neighbors, pairs.shifts,
-            self.weights, self._ranks, self._orders, *state.workspace[:3], seeds,
-            _NO_ANGLES if angles is None else angles, copies, out,
-        )  # fmt: skip
+        angles = _NO_ANGLES if angles is None else angles
+        adjoints.gradients(*self._inputs(state), *state.workspace[:3], seeds, angles, copies, out)
         return out
 
     def rates(self, state: Forward, velocities: np.ndarray) -> Multipoles:

@@ -1,0 +1,63 @@
+"""Calls of compiled drivers from a compiled loop, by address.
+
+A driver that calls another by name contains a copy of it: that doubles the time to compile it, and the copy may differ in
+the last bit, optimised where it stands. Through its address a loop runs the same machine code as Python does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba._dispatcher import compute_fingerprint
+from numba.core import cgutils
+from numba.core.typing.typeof import typeof
+from numba.extending import intrinsic
+
+_addresses: dict[tuple[Any, bytes, Any], int] = {}
+
+
+def address(driver: Any, arguments: tuple, returns: types.Type) -> int:
+    """Address of the machine code of a driver for arguments of these types; compiles it or loads it from the disk first.
+
+    Raises TypeError when the driver returns something else: the caller would misread it.
+    """
+    driver = getattr(driver, "driver", driver)  # without a clock around it
+    key = driver, compute_fingerprint(arguments), returns
+    found = _addresses.get(key)
+    if found is None:
+        signature = tuple(typeof(argument) for argument in arguments)
+        driver.compile(signature)
+        overload = driver.overloads[signature]
+        if overload.signature.return_type != returns:
+            raise TypeError(f"{driver.py_func.__name__} returns {overload.signature.return_type}, not {returns}")
+        found = _addresses[key] = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+    return found
+
+
+def calls(returns: types.Type) -> Any:
+    """A function ``call(address, arguments)`` for drivers: the address must be that for this very tuple's types."""
+
+    @intrinsic
+    def call(typing: Any, address: Any, arguments: Any) -> Any:
+        taken = tuple(arguments)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            number, packed = values
+            convention = context.call_conv
+            function = builder.inttoptr(number, convention.get_function_type(returns, taken).as_pointer())
+            parts = [builder.extract_value(packed, k) for k in range(len(taken))]
+            status, result = convention.call_function(builder, function, returns, taken, parts)
+            with cgutils.if_unlikely(builder, status.is_error):
+                convention.return_status_propagate(builder, status)
+            return result
+
+        return returns(types.int64, arguments), generate
+
+    return call
+
+
+#: Calls of drivers that return nothing, a number, two numbers.
+call = calls(types.none)
+call_number = calls(types.float64)
+call_pair = calls(types.UniTuple(types.float64, 2))

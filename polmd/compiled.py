@@ -1,0 +1,100 @@
+"""An evaluation of the potential that a compiled loop calls: network, direct sum and response, their arguments made once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from polmd.electrostatics.ewald import NO_FIELDS, NO_SOURCES, DirectSum
+from polmd.electrostatics.fields import Sources
+from polmd.electrostatics.response import Polarizable, Polarized
+from polmd.kernels.cpu.verlet import Evaluation, evaluation
+from polmd.kernels.layout import Multipoles
+from polmd.model.network import Forward, LocalNetwork
+from polmd.neighbors import VerletList
+
+
+class CompiledEvaluation:
+    """Energy and forces of atoms that :func:`polmd.kernels.cpu.verlet.verlet` moves.
+
+    Attributes
+    ----------
+    positions : (n, 3) Å, where the next evaluation is; the loop writes them
+    forces : (n, 3) eV/Å, of the last evaluation
+    energies : (3,) eV, of the last evaluation: whole, network, electrostatics
+    strain : (3, 3) eV, strain gradient of the last evaluation
+    local, long_range, solver : what else the last evaluation left, of the network and of the electrostatics
+
+    Parameters
+    ----------
+    network, local : the network, and its memory for these atoms and their list
+    solver, moments, long_range : the direct sum with these atoms, the moments that the network writes, memory for what follows
+    seeds : of the network's reverse pass
+    constant : eV, that is added
+    neighbors, pbc : the list, asked again when it is stale, and the boundaries (3,) it is for
+    """
+
+    def __init__(
+        self,
+        network: LocalNetwork,
+        local: Forward,
+        solver: DirectSum,
+        moments: Polarizable,
+        long_range: Polarized,
+        seeds: Multipoles,
+        constant: float,
+        neighbors: VerletList,
+        pbc: np.ndarray,
+    ) -> None:
+        self.local, self.long_range, self.solver = local, long_range, solver
+        self.positions, self.forces = local.positions, np.empty_like(local.positions)
+        self.energies, self.strain = np.empty(3), np.empty((3, 3))
+        self._network, self._moments, self._seeds, self._constant = network, moments, seeds, constant
+        self._neighbors, self._pbc, self._asked = neighbors, pbc, neighbors.updates
+        self.drivers = self._prepare()
+
+    def _prepare(self) -> Evaluation:
+        q, u, m, kappa, alpha, external, scales = self._moments
+        found, solver = self.long_range, self.solver
+        responds = len(kappa) > 0 or len(alpha) > 0
+        structure = solver.structure_arguments(q, u, m)
+        low = np.empty((len(q), 10))
+        derivatives = solver.derivatives_arguments(low)
+        if responds:
+            solver.take_derivatives(low)
+            sources = Sources(found.induced_charges, found.source_dipoles)
+            interactions = solver.interactions_arguments(sources, low)
+        else:
+            interactions = solver.interactions_arguments(NO_SOURCES, NO_FIELDS)
+            low = interactions[-2]
+        fields, strain = interactions[-2:]
+        return evaluation(
+            forward=self._network.forward_arguments(self.local),
+            structure=structure,
+            derivatives=derivatives,
+            linear_response=(low, q, u, kappa, alpha, external, scales, *found[:8]),
+            interactions=interactions,
+            moment_energy=(q, u, m, fields, found.induced_charges, found.source_dipoles, scales, *found[8:]),
+            reverse=self._network.reverse_arguments(self.local, self._seeds, found.forces, self.forces, self.strain),
+            responds=responds,
+            constant=self._constant,
+            strain=strain,
+            total_strain=self.strain,
+        )
+
+    def list_tolerance(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """How far the atoms may move: see :meth:`polmd.neighbors.VerletList.tolerance`."""
+        return self._neighbors.tolerance(self.local.cell, self._pbc)
+
+    def renew_list(self) -> None:
+        """Ask for the list of the present positions."""
+        self.local.pairs = self._neighbors.update(self.positions, self.local.cell, self._pbc)
+        self.drivers = self.drivers._replace(
+            forward=self._network.forward_arguments(self.local),
+            reverse=self._network.reverse_arguments(
+                self.local, self._seeds, self.long_range.forces, self.forces, self.strain
+            ),
+        )
+
+    def count_steps(self, steps: int) -> None:
+        """Count as many updates of the list as steps were done."""
+        self._neighbors.updates = self._asked + steps
