@@ -14,6 +14,9 @@ from numba.core import cgutils
 from numba.core.typing.typeof import typeof
 from numba.extending import intrinsic
 
+#: What a driver may return: nothing, a number, two numbers.
+NOTHING, NUMBER, PAIR = types.none, types.float64, types.UniTuple(types.float64, 2)
+
 _addresses: dict[tuple[Any, bytes, Any], int] = {}
 
 
@@ -35,8 +38,8 @@ def address(driver: Any, arguments: tuple, returns: types.Type) -> int:
     return found
 
 
-def calls(returns: types.Type) -> Any:
-    """A function ``call(address, arguments)`` for drivers: the address must be that for this very tuple's types."""
+def _calls(returns: types.Type) -> Any:
+    """A function ``call(address, arguments)`` for compiled code; the address must be that for a tuple of these very types."""
 
     @intrinsic
     def call(typing: Any, address: Any, arguments: Any) -> Any:
@@ -57,7 +60,4 @@ def calls(returns: types.Type) -> Any:
     return call
 
 
-#: Calls of drivers that return nothing, a number, two numbers.
-call = calls(types.none)
-call_number = calls(types.float64)
-call_pair = calls(types.UniTuple(types.float64, 2))
+call, call_number, call_pair = _calls(NOTHING), _calls(NUMBER), _calls(PAIR)

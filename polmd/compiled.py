@@ -7,7 +7,9 @@ import numpy as np
 from polmd.electrostatics.ewald import NO_FIELDS, NO_SOURCES, DirectSum
 from polmd.electrostatics.fields import Sources
 from polmd.electrostatics.response import Polarizable, Polarized
-from polmd.kernels.cpu.verlet import Evaluation, evaluation
+from polmd.kernels.calls import NOTHING, NUMBER, PAIR, address
+from polmd.kernels.cpu import direct, moments, network
+from polmd.kernels.cpu.verlet import Evaluation
 from polmd.kernels.layout import Multipoles
 from polmd.model.network import Forward, LocalNetwork
 from polmd.neighbors import VerletList
@@ -23,6 +25,7 @@ class CompiledEvaluation:
     energies : (3,) eV, of the last evaluation: whole, network, electrostatics
     strain : (3, 3) eV, strain gradient of the last evaluation
     local, long_range, solver : what else the last evaluation left, of the network and of the electrostatics
+    drivers : what the loop takes
 
     Parameters
     ----------
@@ -48,12 +51,13 @@ class CompiledEvaluation:
         self.local, self.long_range, self.solver = local, long_range, solver
         self.positions, self.forces = local.positions, np.empty_like(local.positions)
         self.energies, self.strain = np.empty(3), np.empty((3, 3))
-        self._network, self._moments, self._seeds, self._constant = network, moments, seeds, constant
+        self._network, self._seeds = network, seeds
         self._neighbors, self._pbc, self._asked = neighbors, pbc, neighbors.updates
-        self.drivers = self._prepare()
+        self.drivers = self._prepare(moments, constant)
 
-    def _prepare(self) -> Evaluation:
-        q, u, m, kappa, alpha, external, scales = self._moments
+    def _prepare(self, given: Polarizable, constant: float) -> Evaluation:
+        """The order and the arguments of :meth:`polmd.potential.MultipolePotential.compute`."""
+        q, u, m, kappa, alpha, external, scales = given
         found, solver = self.long_range, self.solver
         responds = len(kappa) > 0 or len(alpha) > 0
         structure = solver.structure_arguments(q, u, m)
@@ -67,18 +71,29 @@ class CompiledEvaluation:
             interactions = solver.interactions_arguments(NO_SOURCES, NO_FIELDS)
             low = interactions[-2]
         fields, strain = interactions[-2:]
-        return evaluation(
-            forward=self._network.forward_arguments(self.local),
-            structure=structure,
-            derivatives=derivatives,
-            linear_response=(low, q, u, kappa, alpha, external, scales, *found[:8]),
-            interactions=interactions,
-            moment_energy=(q, u, m, fields, found.induced_charges, found.source_dipoles, scales, *found[8:]),
-            reverse=self._network.reverse_arguments(self.local, self._seeds, found.forces, self.forces, self.strain),
-            responds=responds,
-            constant=self._constant,
-            strain=strain,
-            total_strain=self.strain,
+        forward, reverse = self._passes()
+        linear_response = (low, q, u, kappa, alpha, external, scales, *found[:8])
+        moment_energy = (q, u, m, fields, found.induced_charges, found.source_dipoles, scales, *found[8:])
+        addresses = (
+            address(network.forward, forward, NUMBER),
+            address(direct.structure, structure, NOTHING),
+            address(direct.derivatives, derivatives, NOTHING),
+            address(moments.linear_response, linear_response, PAIR),
+            address(direct.interactions, interactions, NOTHING),
+            address(moments.moment_energy, moment_energy, PAIR),
+            address(network.reverse, reverse, NOTHING),
+        )
+        return Evaluation(
+            np.array(addresses), forward, structure, derivatives, linear_response, interactions, moment_energy, reverse,
+            responds, constant, strain, self.strain,
+        )  # fmt: skip
+
+    def _passes(self) -> tuple[tuple, tuple]:
+        """Arguments of the network's two passes over the present list."""
+        added = self.long_range.forces
+        return (
+            self._network.forward_arguments(self.local),
+            self._network.reverse_arguments(self.local, self._seeds, added, self.forces, self.strain),
         )
 
     def list_tolerance(self) -> tuple[np.ndarray, np.ndarray, float]:
@@ -88,12 +103,8 @@ class CompiledEvaluation:
     def renew_list(self) -> None:
         """Ask for the list of the present positions."""
         self.local.pairs = self._neighbors.update(self.positions, self.local.cell, self._pbc)
-        self.drivers = self.drivers._replace(
-            forward=self._network.forward_arguments(self.local),
-            reverse=self._network.reverse_arguments(
-                self.local, self._seeds, self.long_range.forces, self.forces, self.strain
-            ),
-        )
+        forward, reverse = self._passes()
+        self.drivers = self.drivers._replace(forward=forward, reverse=reverse)
 
     def count_steps(self, steps: int) -> None:
         """Count as many updates of the list as steps were done."""

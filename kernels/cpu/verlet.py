@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import types
-from polmd.kernels.calls import address, call, call_number, call_pair
+from polmd.kernels.calls import call, call_number, call_pair
 from polmd.kernels.compile import kernel
-from polmd.kernels.cpu import direct, moments, network
 from polmd.kernels.cpu.integrate import drift, kick, largest_norm
 from polmd.kernels.cpu.neighbors import largest_displacements
 
@@ -25,11 +23,11 @@ _helper = numba.njit(error_model="numpy", nogil=True)
 class Evaluation(NamedTuple):
     """Drivers and their arguments: energy and forces of the network and the direct sum at positions that the loop moves."""
 
-    addresses: np.ndarray  # (7,) int64, of the drivers in this order
-    forward: tuple
-    structure: tuple
-    derivatives: tuple  # where the model responds; else these are never called
-    linear_response: tuple
+    addresses: np.ndarray  # (7,) int64, of the drivers that take the following, in this order
+    forward: tuple  # kernels/cpu/network.py
+    structure: tuple  # kernels/cpu/direct.py
+    derivatives: tuple  # called where the model responds
+    linear_response: tuple  # kernels/cpu/moments.py
     interactions: tuple
     moment_energy: tuple
     reverse: tuple
@@ -37,22 +35,6 @@ class Evaluation(NamedTuple):
     constant: float  # eV, atomic energies
     strain: np.ndarray  # (3, 3) eV, of the electrostatics, from interactions
     total_strain: np.ndarray  # (3, 3) eV, from reverse
-
-
-def evaluation(**content) -> Evaluation:
-    """An evaluation with the addresses that belong to the arguments."""
-    pair = types.UniTuple(types.float64, 2)
-    drivers = (
-        (network.forward, "forward", types.float64),
-        (direct.structure, "structure", types.none),
-        (direct.derivatives, "derivatives", types.none),
-        (moments.linear_response, "linear_response", pair),
-        (direct.interactions, "interactions", types.none),
-        (moments.moment_energy, "moment_energy", pair),
-        (network.reverse, "reverse", types.none),
-    )
-    addresses = np.array([address(driver, content[name], returns) for driver, name, returns in drivers])
-    return Evaluation(addresses=addresses, **content)
 
 
 @_helper

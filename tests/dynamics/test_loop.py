@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from numba import types
-from polmd.kernels.calls import address
+from polmd.kernels.calls import NOTHING, NUMBER, address
 from polmd.kernels.cpu.integrate import kinetic_energy
 from random_models import random_model
 
@@ -138,6 +137,6 @@ def test_atoms_that_go_too_far_are_named(hot):
 
 def test_an_address_belongs_to_a_return_type():
     velocities, masses = np.ones((4, 3)), np.full(4, 2.0)
-    assert address(kinetic_energy, (velocities, masses), types.float64) > 0
+    assert address(kinetic_energy, (velocities, masses), NUMBER) > 0
     with pytest.raises(TypeError, match="kinetic_energy returns float64, not none"):
-        address(kinetic_energy, (velocities, masses), types.none)
+        address(kinetic_energy, (velocities, masses), NOTHING)
