@@ -23,9 +23,8 @@ _addresses: dict[tuple[Any, bytes, Any], int] = {}
 def address(driver: Any, arguments: tuple, returns: types.Type) -> int:
     """Address of the machine code of a driver for arguments of these types; compiles it or loads it from the disk first.
 
-    Raises TypeError when the driver returns something else: the caller would misread it.
+    Raises TypeError when the driver returns something else: the caller would misread it; RuntimeError without machine code.
     """
-    driver = getattr(driver, "driver", driver)  # without a clock around it
     key = driver, compute_fingerprint(arguments), returns
     found = _addresses.get(key)
     if found is None:
@@ -34,7 +33,10 @@ def address(driver: Any, arguments: tuple, returns: types.Type) -> int:
         overload = driver.overloads[signature]
         if overload.signature.return_type != returns:
             raise TypeError(f"{driver.py_func.__name__} returns {overload.signature.return_type}, not {returns}")
-        found = _addresses[key] = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        found = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        if not found:
+            raise RuntimeError(f"Numba has no machine code of {driver.py_func.__name__}")
+        _addresses[key] = found
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Self
+
 import numpy as np
 
 from polmd.electrostatics.ewald import NO_FIELDS, NO_SOURCES, DirectSum
@@ -9,10 +11,46 @@ from polmd.electrostatics.fields import Sources
 from polmd.electrostatics.response import Polarizable, Polarized
 from polmd.kernels.calls import NOTHING, NUMBER, PAIR, address
 from polmd.kernels.cpu import direct, moments, network
-from polmd.kernels.cpu.verlet import Evaluation
 from polmd.kernels.layout import Multipoles
 from polmd.model.network import Forward, LocalNetwork
 from polmd.neighbors import VerletList
+
+#: What the loop calls, in the order of :class:`Drivers`, and what it returns.
+_DRIVERS = (
+    (network.forward, NUMBER),
+    (direct.structure, NOTHING),
+    (direct.derivatives, NOTHING),
+    (moments.linear_response, PAIR),
+    (direct.interactions, NOTHING),
+    (moments.moment_energy, PAIR),
+    (network.reverse, NOTHING),
+)
+
+
+_NO_ADDRESSES = np.empty(0, np.int64)
+
+
+class Drivers(NamedTuple):
+    """The last arguments of :func:`polmd.kernels.cpu.verlet.verlet`, which says what they are."""
+
+    addresses: np.ndarray
+    forward: tuple
+    structure: tuple
+    derivatives: tuple
+    linear_response: tuple
+    interactions: tuple
+    moment_energy: tuple
+    reverse: tuple
+    responds: bool
+    constant: float
+    long_range_strain: np.ndarray
+    total_strain: np.ndarray
+
+    def addressed(self) -> Self:
+        """With the addresses that belong to the tuples."""
+        tuples = self[1 : 1 + len(_DRIVERS)]
+        found = [address(driver, given, returns) for (driver, returns), given in zip(_DRIVERS, tuples, strict=True)]
+        return self._replace(addresses=np.array(found))
 
 
 class CompiledEvaluation:
@@ -52,11 +90,12 @@ class CompiledEvaluation:
         self.positions, self.forces = local.positions, np.empty_like(local.positions)
         self.energies, self.strain = np.empty(3), np.empty((3, 3))
         self._network, self._seeds = network, seeds
-        self._neighbors, self._pbc, self._asked = neighbors, pbc, neighbors.updates
+        self._neighbors, self._pbc, self._renewals = neighbors, pbc, 0
         self.drivers = self._prepare(moments, constant)
 
-    def _prepare(self, given: Polarizable, constant: float) -> Evaluation:
-        """The order and the arguments of :meth:`polmd.potential.MultipolePotential.compute`."""
+    def _prepare(self, given: Polarizable, constant: float) -> Drivers:
+        """The arguments that the drivers have in :meth:`polmd.potential.MultipolePotential.compute` and
+        :func:`polmd.electrostatics.response.polarize`."""
         q, u, m, kappa, alpha, external, scales = given
         found, solver = self.long_range, self.solver
         responds = len(kappa) > 0 or len(alpha) > 0
@@ -74,19 +113,10 @@ class CompiledEvaluation:
         forward, reverse = self._passes()
         linear_response = (low, q, u, kappa, alpha, external, scales, *found[:8])
         moment_energy = (q, u, m, fields, found.induced_charges, found.source_dipoles, scales, *found[8:])
-        addresses = (
-            address(network.forward, forward, NUMBER),
-            address(direct.structure, structure, NOTHING),
-            address(direct.derivatives, derivatives, NOTHING),
-            address(moments.linear_response, linear_response, PAIR),
-            address(direct.interactions, interactions, NOTHING),
-            address(moments.moment_energy, moment_energy, PAIR),
-            address(network.reverse, reverse, NOTHING),
-        )
-        return Evaluation(
-            np.array(addresses), forward, structure, derivatives, linear_response, interactions, moment_energy, reverse,
-            responds, constant, strain, self.strain,
-        )  # fmt: skip
+        return Drivers(
+            _NO_ADDRESSES, forward, structure, derivatives, linear_response, interactions, moment_energy, reverse, responds,
+            constant, strain, self.strain,
+        ).addressed()  # fmt: skip
 
     def _passes(self) -> tuple[tuple, tuple]:
         """Arguments of the network's two passes over the present list."""
@@ -104,8 +134,9 @@ class CompiledEvaluation:
         """Ask for the list of the present positions."""
         self.local.pairs = self._neighbors.update(self.positions, self.local.cell, self._pbc)
         forward, reverse = self._passes()
-        self.drivers = self.drivers._replace(forward=forward, reverse=reverse)
+        self.drivers = self.drivers._replace(forward=forward, reverse=reverse).addressed()
+        self._renewals += 1
 
     def count_steps(self, steps: int) -> None:
-        """Count as many updates of the list as steps were done."""
-        self._neighbors.updates = self._asked + steps
+        """Count the steps that asked for the list and found it good."""
+        self._neighbors.updates += steps - self._renewals

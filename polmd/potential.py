@@ -263,7 +263,10 @@ class MultipolePotential:
     def compiled(self, system: System) -> CompiledEvaluation | None:
         """The evaluation for a compiled loop that moves the atoms, from the list there is; None where there is no list of these
         atoms, and for what only :meth:`compute` can do: open boundaries, the mesh, models without multipoles or with message
-        passing. What it finds, :meth:`result_of`, is bit for bit what :meth:`compute` finds."""
+        passing, subclasses with a ``compute`` of their own. What it finds, :meth:`result_of`, is bit for bit what
+        :meth:`compute` finds."""
+        if type(self).compute is not MultipolePotential.compute:
+            return None
         types, constant = self._atom_types(system)
         if not system.periodic or not self.model.header.predicts or self.model.header.architecture.message_passing:
             return None

@@ -12,6 +12,7 @@ from ase.io import read, write
 from running import EVERYTHING, command, digests
 
 import polmd
+from polmd.dynamics import integrators
 from polmd.dynamics.simulation import Simulation
 from polmd.output import Trajectory, read_checkpoint
 from polmd.structures import build_water
@@ -111,6 +112,60 @@ def test_second_signal_undoes_the_step(everything, tmp_path: Path, monkeypatch) 
     assert 14 < _checkpoint(tmp_path / "run")["step"] < 20
     assert command("run", path, "--out", tmp_path / "run", "--resume")[0] == 0
     assert _same_end(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_stopped_between_reports_of_constant_energy(tmp_path: Path, monkeypatch, signals: int) -> None:
+    """NVE steps that nobody looks at are done many at a time: stopped there, by a signal or by two, which undo them, and with
+    every step looked at, a run is the same bit for bit."""
+    path, each = tmp_path / "in.toml", tmp_path / "each.toml"
+    path.write_text(
+        """
+        seed = 3
+        [structure.water]
+        molecules = 8
+        [output]
+        trajectory_every = 40
+        thermo_every = 40
+        checkpoint_every = 55
+        [[stage]]
+        kind = "npt"
+        steps = 20
+        temperature_K = 300.0
+        pressure_bar = 500.0
+        barostat_every = 3
+        barostat_time_ps = 0.05
+        [[stage]]
+        kind = "nve"
+        steps = 120
+        [[stage]]
+        kind = "nvt"
+        steps = 5
+        temperature_K = 300.0
+        """
+    )
+    each.write_text(path.read_text().replace("thermo_every = 40", "thermo_every = 1"))
+    assert command("run", path, "--out", tmp_path / "whole")[0] == 0
+    assert command("run", each, "--out", tmp_path / "each")[0] == 0
+    assert (tmp_path / "whole" / "final.extxyz").read_bytes() == (tmp_path / "each" / "final.extxyz").read_bytes()
+
+    steps, starts = integrators.verlet_steps, []
+
+    def signalled(state, *given, **options):
+        starts.append(state.step)
+        done = steps(state, *given, **options)
+        if state.step == 80:
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(integrators, "verlet_steps", signalled)
+    assert command("run", path, "--out", tmp_path / "run")[0] == 75
+    assert starts == [20, 40, 55, 80]
+    monkeypatch.undo()
+    assert _checkpoint(tmp_path / "run")["step"] == (110 if signals == 1 else 80)
+    assert command("run", path, "--out", tmp_path / "run", "--resume")[0] == 0
+    assert _same_end(tmp_path / "whole", tmp_path / "run")
 
 
 def test_wall_clock_limit(everything, tmp_path: Path) -> None:

@@ -62,7 +62,6 @@ class KernelTimes:
             finally:
                 self.seconds[name] += time.perf_counter() - start
 
-        call.driver = driver  # type: ignore[attr-defined]
         return call
 
 

@@ -144,6 +144,7 @@ class _Resident:
         stress: bool = False,
         max_force_eV_per_A: float = math.inf,
         max_displacement_A: float = math.inf,
+        max_kinetic: float = math.inf,
     ) -> int:
         """See :class:`polmd.dynamics.integrators.Resident`."""
         assert isinstance(potential, CudaPotential)
@@ -307,6 +308,7 @@ class ResidentBarostatted(Barostatted):
         stress: bool = False,
         max_force_eV_per_A: float = math.inf,
         max_displacement_A: float = math.inf,
+        max_kinetic: float = math.inf,
     ) -> int:
         """See :class:`polmd.dynamics.integrators.Resident`; up to the next action of the barostat."""
         left = self.every - self.inner.steps % self.every

@@ -99,10 +99,6 @@ class CudaPotential(MultipolePotential):
         self.engine.evaluate(system)
         return DeviceResponse(self.engine, system)
 
-    def compiled(self, system: System) -> None:
-        """No loop on the host: see :mod:`polmd.cuda.dynamics`."""
-        return None
-
     def collect(self, system: System, *, stress: bool = False) -> Result:
         """The result of the last evaluation, which was that of ``system``."""
         _, constant = self._atom_types(system)

@@ -23,8 +23,8 @@ from polmd.kernels.cpu.integrate import drift, kick
 from polmd.system import System
 from polmd.units import ACCELERATION
 
-#: Atoms times steps that are done before signals and clocks are looked at: a tenth of a second.
-_ATOM_STEPS = 20_000
+#: Atoms times steps that are done before signals and clocks are looked at: a tenth of a second, some on a busy machine.
+_ATOM_STEPS = 10_000
 
 
 class Integrator(Protocol):
@@ -65,7 +65,8 @@ class Resident(Protocol):
 
     ``advance`` does up to ``count`` steps and returns how many. When a step fails, they are those before it, and the state is
     the last good one; where the first one fails it is that of the failed step, for the loop to find out what is
-    wrong with it. The stress is wanted after all ``count`` steps.
+    wrong with it. The stress is wanted after all ``count`` steps. ``max_kinetic``, in amu Å²/fs², limits the
+    kinetic energy; on a GPU nobody looks at it between.
     """
 
     def advance(
@@ -77,6 +78,7 @@ class Resident(Protocol):
         stress: bool = False,
         max_force_eV_per_A: float = math.inf,
         max_displacement_A: float = math.inf,
+        max_kinetic: float = math.inf,
     ) -> int: ...
 
 
@@ -122,14 +124,16 @@ class VelocityVerlet:
         stress: bool = False,
         max_force_eV_per_A: float = math.inf,
         max_displacement_A: float = math.inf,
+        max_kinetic: float = math.inf,
     ) -> int:
         """See :class:`Resident`: many steps in a compiled loop (polmd/dynamics/loop.py) where the potential has one and a step
         is short, else one."""
         compiled = min(count, _ATOM_STEPS // len(state.system))
-        if compiled > 1 and isinstance(potential, Compilable):
+        same = type(self).step is VelocityVerlet.step  # a subclass may do something else
+        if compiled > 1 and same and isinstance(potential, Compilable):
             done = verlet_steps(
                 state, potential, compiled, self.timestep_fs, stress=stress and compiled == count,
-                max_force_eV_per_A=max_force_eV_per_A, max_displacement_A=max_displacement_A,
+                max_force_eV_per_A=max_force_eV_per_A, max_displacement_A=max_displacement_A, max_kinetic=max_kinetic,
             )  # fmt: skip
             if done > 0:
                 return done

@@ -16,9 +16,11 @@ def verlet_steps(
     stress: bool,
     max_force_eV_per_A: float,
     max_displacement_A: float,
+    max_kinetic: float,
 ) -> int:
     """Do ``count`` steps, fewer where one fails, and return how many: the state is then the last good one. Zero, with nothing
-    changed, where the potential has no compiled evaluation or the first step fails."""
+    changed, where the potential has no compiled evaluation or the first step fails. Limits as in
+    :class:`polmd.dynamics.integrators.Resident`."""
     found = potential.compiled(state.system)
     if found is None:
         return 0
@@ -27,26 +29,31 @@ def verlet_steps(
     system, start = state.system, potential.state()
     velocities = system.velocities.copy()
     found.forces[:] = state.result.forces
+    timestep_fs = float(timestep_fs)  # numbers of another type would compile the loop again
+    limits = float(max_force_eV_per_A), float(max_displacement_A), float(max_kinetic)
     done, moved = 0, False
     while True:
         did, outcome = verlet(
-            count - done, moved, found.positions, velocities, found.forces, system.inverse_masses, timestep_fs,
-            0.5 * timestep_fs * ACCELERATION, *found.list_tolerance(), max_force_eV_per_A, max_displacement_A,
-            found.drivers, found.energies,
+            count - done, moved, found.positions, velocities, found.forces, system.masses, system.inverse_masses,
+            timestep_fs, 0.5 * timestep_fs * ACCELERATION, *found.list_tolerance(), *limits, found.energies,
+            *found.drivers,
         )  # fmt: skip
         done += did
         if outcome != STALE:
             break
         try:
             found.renew_list()
-        except PolmdError:  # which step() will meet again
+        except PolmdError:  # single steps will meet it again
             break
         moved = True
-    if outcome != DONE:  # memory holds the failed step: do the good ones again
+    if outcome != DONE:
         potential.restore(start)
-        return 0 if done == 0 else verlet_steps(
+        if done == 0:
+            return 0
+        # memory holds the failed step: do the good ones again, which do not fail, being the same bit for bit
+        return verlet_steps(
             state, potential, done, timestep_fs, stress=False, max_force_eV_per_A=max_force_eV_per_A,
-            max_displacement_A=max_displacement_A,
+            max_displacement_A=max_displacement_A, max_kinetic=max_kinetic,
         )  # fmt: skip
     found.count_steps(done)
     system.positions[:], system.velocities[:] = found.positions, velocities

@@ -18,9 +18,10 @@ from polmd.dynamics.minimize import Fire
 from polmd.dynamics.state import CellAware, EnergyForces, Potential, State
 from polmd.dynamics.velocities import Momentum, maxwell_boltzmann
 from polmd.errors import InputError, SimulationError
-from polmd.kernels.cpu.integrate import largest_norm
+from polmd.kernels.cpu.integrate import kinetic_energy, largest_norm
 from polmd.output.reporter import Reporter, StepInfo
 from polmd.system import System
+from polmd.units import ACCELERATION, BOLTZMANN
 
 #: Most steps that a resident integrator does before signals and clocks are looked at.
 _MOST_STEPS = 100
@@ -38,11 +39,13 @@ class Limits:
     max_force_eV_per_A : longest force on an atom
     max_displacement_A : speed of an atom times the timestep
     max_volume_ratio : volume over that at the start of the stage, or the inverse
+    max_temperature_K : instantaneous temperature, with the integrator's degrees of freedom
     """
 
     max_force_eV_per_A: float = 1000.0
     max_displacement_A: float = 1.0
     max_volume_ratio: float = 2.0
+    max_temperature_K: float = math.inf
 
 
 class BlowUpError(SimulationError):
@@ -77,6 +80,7 @@ class Simulation:
 
     A step that fails (not finite, beyond the limits, an exception in the potential, Ctrl-C) is undone: ``state``,
     generator, integrator and potential are those of the last good step, ready for ``checkpoint_content`` or another try.
+    Where many steps are done at a time (``run``), Ctrl-C and foreign exceptions undo all of these.
     With an integrator that changes the cell, the potential's wave numbers are those of the cell at the start of the stage.
     Reporters are closed by ``close`` or by leaving a ``with`` block, also after an error.
 
@@ -394,6 +398,13 @@ class Simulation:
     def _limits(self) -> Limits:
         return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
+    def _most_kinetic(self, system: System, limits: Limits) -> float:
+        """The kinetic energy at the highest temperature, amu Å²/fs²."""
+        count = self.integrator.degrees_of_freedom(system)
+        if limits.max_temperature_K == math.inf or count < 1:
+            return _LARGEST
+        return min(0.5 * count * BOLTZMANN * limits.max_temperature_K * ACCELERATION, _LARGEST)
+
     def _stride(self, state: State) -> int:
         """Steps until somebody wants to see the state."""
         intervals = [reporter.every for reporter in self.reporters] + ([self._pause] if self._pause else [])
@@ -411,6 +422,7 @@ class Simulation:
                     state, self.potential, count, stress=stress,
                     max_force_eV_per_A=min(limits.max_force_eV_per_A, _LARGEST),
                     max_displacement_A=min(limits.max_displacement_A, _LARGEST),
+                    max_kinetic=self._most_kinetic(state.system, limits),
                 )  # fmt: skip
             else:
                 self.integrator.step(state, self.potential, stress=stress)
@@ -437,6 +449,7 @@ class Simulation:
             math.isfinite(result.energy)
             and largest_norm(result.forces) <= min(limits.max_force_eV_per_A, _LARGEST)
             and timestep * largest_norm(system.velocities) <= min(limits.max_displacement_A, _LARGEST)
+            and kinetic_energy(system.velocities, system.masses) <= self._most_kinetic(system, limits)
             and 1.0 / limits.max_volume_ratio <= self._volume_ratio(system) <= limits.max_volume_ratio
         ):
             return
@@ -461,6 +474,9 @@ class Simulation:
         ratio, widest = self._volume_ratio(system), limits.max_volume_ratio
         if not 1.0 / widest <= ratio <= widest:
             reasons.insert(0, f"the volume is {system.volume:.6g} Å³, {ratio:.3g} times that at the start of the stage")
+        temperature = state.temperature(self.integrator.degrees_of_freedom(system))
+        if temperature > limits.max_temperature_K:
+            reasons.insert(0, f"the temperature is {temperature:.4g} K, beyond {limits.max_temperature_K:g} K")
         if not reasons:
             return
         advice = "shorten the timestep or minimise first" if timestep > 0.0 else "look at these atoms in the structure"

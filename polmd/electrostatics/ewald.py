@@ -147,7 +147,7 @@ class DirectSum:
         )  # fmt: skip
 
     def take_derivatives(self, low: np.ndarray) -> None:
-        """What :meth:`derivatives` returns for the present M: somebody else has had or will have it written."""
+        """Return ``low`` from :meth:`derivatives` for the present M: the driver was called elsewhere."""
         self._low = low
 
     def interactions(self, response: Sources | None) -> tuple[np.ndarray, np.ndarray]:

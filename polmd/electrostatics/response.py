@@ -63,7 +63,7 @@ def unfilled(given: Polarizable) -> Polarized:
 
 def polarize(solver: FieldSolver, given: Polarizable) -> tuple[float, np.ndarray, Polarized]:
     """Energy (eV), strain gradient (3, 3) eV at constant moments, and what else follows, by two passes over fields (one without
-    response); the solver has its atoms."""
+    response); the solver has its atoms. A compiled loop has the same order: kernels/cpu/verlet.py."""
     q, u, m, kappa, alpha, external, scales = given
     found = unfilled(given)
     solver.set_moments(q, u, m)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from polmd.kernels.calls import NOTHING, NUMBER, address
 from polmd.kernels.cpu.integrate import kinetic_energy
+from polmd.kernels.cpu.verlet import verlet
 from random_models import random_model
 
 import polmd
+from polmd import potential as potentials
 from polmd.born import Conventions
 from polmd.dynamics.integrators import VelocityVerlet
 from polmd.dynamics.simulation import BlowUpError, Limits, Simulation
@@ -24,14 +26,18 @@ def hot() -> polmd.System:
     return system
 
 
-class Counting(polmd.MultipolePotential):
-    """Counts the evaluations that Python asks for."""
+@pytest.fixture
+def evaluations(monkeypatch) -> list:
+    """Grows by one with every evaluation that Python asks for."""
+    found = []
+    polarize = potentials.polarize
 
-    calls = 0
+    def counted(*given):
+        found.append(1)
+        return polarize(*given)
 
-    def compute(self, system, **options):
-        self.calls += 1
-        return super().compute(system, **options)
+    monkeypatch.setattr(potentials, "polarize", counted)
+    return found
 
 
 class Recorder:
@@ -52,7 +58,7 @@ class Recorder:
 
 def _simulation(system, model="water", precision="double", **options):
     recorder = Recorder()
-    potential = Counting(model, precision=precision)
+    potential = polmd.MultipolePotential(model, precision=precision)
     simulation = Simulation(
         system, potential, VelocityVerlet(0.5), rng=1, reporters=[recorder], pressure=True, **options
     )
@@ -80,24 +86,108 @@ def _one_by_one(simulation):
     ],
     ids=["water", "water, mixed", "charges", "charges and polarisabilities"],
 )
-def test_the_loop_gives_the_bits_of_single_steps(hot, model, precision):
+def test_the_loop_gives_the_bits_of_single_steps(hot, evaluations, model, precision):
     found = []
     for on_step in (_one_by_one, None):
         simulation, potential, recorder = _simulation(hot, model, precision)
+        evaluations.clear()
         assert simulation.run(50, on_step=on_step) == 50
-        evaluations, builds = potential.calls, potential.neighbors.builds
         state = simulation.state
         current = potential.response(state.system, Conventions(), velocities=state.system.velocities).current
-        assert potential.calls == evaluations  # the response goes on from what the loop has left
-        quantities = {
-            name: getattr(state.result, name) for name in ("potentials", "fields", *potential.model.header.predicts)
-        }
-        found.append(
-            (_bits(simulation.checkpoint_content()), _bits(quantities), current.total.tobytes(), recorder.seen)
-        )
-        assert builds > 2
-        assert evaluations == (51 if on_step else 1)
+        assert len(evaluations) == (
+            51 if on_step else 1
+        )  # none by the response, which goes on from what the loop has left
+        assert potential.neighbors.builds > 2
+        quantities = {name: getattr(state.result, name) for name in ("potentials", *potential.model.header.predicts)}
+        bits = _bits(simulation.checkpoint_content()), _bits(quantities), current.total.tobytes(), recorder.seen
+        found.append(bits)
     assert found[0] == found[1]
+
+
+def test_earlier_results_stay_as_they_were(hot):
+    simulation, _, _ = _simulation(hot)
+    simulation.run(10)
+    result = simulation.state.result
+    before = _bits({name: getattr(result, name) for name in ("forces", "charges", "potentials", "induced_dipoles")})
+    simulation.run(30)
+    assert before == _bits(
+        {name: getattr(result, name) for name in ("forces", "charges", "potentials", "induced_dipoles")}
+    )
+
+
+def test_a_force_on_a_fixed_atom_is_not_looked_at(hot, evaluations):
+    system = hot.copy()
+    system.fixed[:3] = True  # a molecule, pressed
+    system.positions[0] -= 0.35 * (system.positions[0] - system.positions[1])
+    moving = []
+    simulation, _, _ = _simulation(system)
+    simulation.run(18, on_step=lambda s: moving.append(np.linalg.norm(s.state.result.forces[3:], axis=1).max()))
+    fixed = np.linalg.norm(simulation.state.result.forces[:3], axis=1).max()
+    assert fixed > 1.5 * max(moving)
+    found = []
+    for on_step in (_one_by_one, None):
+        simulation, _, _ = _simulation(system, limits=Limits(max_force_eV_per_A=1.2 * max(moving)))
+        evaluations.clear()
+        simulation.run(18, on_step=on_step)
+        found.append(_bits(simulation.checkpoint_content()))
+        assert len(evaluations) == (19 if on_step else 1)
+    assert found[0] == found[1]
+
+
+def test_the_temperature_is_looked_at_in_every_step(hot):
+    temperatures = []
+    simulation, _, _ = _simulation(hot)
+    simulation.run(19, on_step=lambda s: temperatures.append(s.temperature))
+    first = next(k for k in range(19) if temperatures[k] > 0.5 * (temperatures[0] + max(temperatures)))
+    assert 1 < first < 18
+    found = []
+    for on_step in (_one_by_one, None):
+        limits = Limits(max_temperature_K=0.5 * (max(temperatures[:first]) + temperatures[first]))
+        simulation, _, _ = _simulation(hot, limits=limits)
+        with pytest.raises(
+            BlowUpError, match=f"step {first + 1}: the temperature is .* K, beyond {limits.max_temperature_K:g} K"
+        ):
+            simulation.run(40, on_step=on_step)
+        found.append(_bits(simulation.checkpoint_content()))
+    assert found[0] == found[1]
+
+
+def test_methods_of_subclasses_are_called(hot):
+    """What somebody has changed is not passed over by the loop."""
+
+    class Pulled(polmd.MultipolePotential):
+        def compute(self, system, **options):
+            result = super().compute(system, **options)
+            result.forces[:, 0] += 1.0
+            return result
+
+    class Damped(VelocityVerlet):
+        def step(self, state, potential, *, stress=False):
+            super().step(state, potential, stress=stress)
+            state.system.velocities *= 0.99
+
+    for potential, integrator in (
+        (Pulled("water"), VelocityVerlet(0.5)),
+        (polmd.MultipolePotential("water"), Damped(0.5)),
+    ):
+        found = []
+        for on_step in (_one_by_one, None):
+            simulation = Simulation(hot, potential, integrator, rng=1)
+            simulation.run(12, on_step=on_step)
+            found.append(simulation.state.system.velocities.copy())
+        plain, _, _ = _simulation(hot)
+        plain.run(12)
+        assert np.array_equal(found[0], found[1])
+        assert not np.allclose(found[0], plain.state.system.velocities)
+
+
+def test_numbers_of_other_types_do_not_compile_the_loop_again(hot):
+    simulation, _, _ = _simulation(hot)
+    simulation.run(2)
+    before = len(verlet.nopython_signatures)
+    potential = polmd.MultipolePotential("water")
+    Simulation(hot, potential, VelocityVerlet(1), limits=Limits(500, 1, 2, 5000)).run(3)
+    assert len(verlet.nopython_signatures) == before
 
 
 def test_a_failed_step_is_undone_to_the_one_before(hot):
