@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,6 @@ _DRIVERS = (
 )
 
 
-_NO_ADDRESSES = np.empty(0, np.int64)
-
-
 class Drivers(NamedTuple):
     """The last arguments of :func:`polmd.kernels.cpu.verlet.verlet`, which says what they are."""
 
@@ -45,12 +42,6 @@ class Drivers(NamedTuple):
     constant: float
     long_range_strain: np.ndarray
     total_strain: np.ndarray
-
-    def addressed(self) -> Self:
-        """With the addresses that belong to the tuples."""
-        tuples = self[1 : 1 + len(_DRIVERS)]
-        found = [address(driver, given, returns) for (driver, returns), given in zip(_DRIVERS, tuples, strict=True)]
-        return self._replace(addresses=np.array(found))
 
 
 class CompiledEvaluation:
@@ -72,6 +63,8 @@ class CompiledEvaluation:
     seeds : of the network's reverse pass
     constant : eV, that is added
     neighbors, pbc : the list, asked again when it is stale, and the boundaries (3,) it is for
+    addresses : of the drivers, from an earlier evaluation of the same potential, whose arguments have the same types;
+        None: they are looked up
     """
 
     def __init__(
@@ -85,15 +78,16 @@ class CompiledEvaluation:
         constant: float,
         neighbors: VerletList,
         pbc: np.ndarray,
+        addresses: np.ndarray | None = None,
     ) -> None:
         self.local, self.long_range, self.solver = local, long_range, solver
         self.positions, self.forces = local.positions, np.empty_like(local.positions)
         self.energies, self.strain = np.empty(3), np.empty((3, 3))
         self._network, self._seeds = network, seeds
         self._neighbors, self._pbc, self._renewals = neighbors, pbc, 0
-        self.drivers = self._prepare(moments, constant)
+        self.drivers = self._prepare(moments, constant, addresses)
 
-    def _prepare(self, given: Polarizable, constant: float) -> Drivers:
+    def _prepare(self, given: Polarizable, constant: float, addresses: np.ndarray | None) -> Drivers:
         """The arguments that the drivers have in :meth:`polmd.potential.MultipolePotential.compute` and
         :func:`polmd.electrostatics.response.polarize`."""
         q, u, m, kappa, alpha, external, scales = given
@@ -113,10 +107,11 @@ class CompiledEvaluation:
         forward, reverse = self._passes()
         linear_response = (low, q, u, kappa, alpha, external, scales, *found[:8])
         moment_energy = (q, u, m, fields, found.induced_charges, found.source_dipoles, scales, *found[8:])
-        return Drivers(
-            _NO_ADDRESSES, forward, structure, derivatives, linear_response, interactions, moment_energy, reverse, responds,
-            constant, strain, self.strain,
-        ).addressed()  # fmt: skip
+        tuples = forward, structure, derivatives, linear_response, interactions, moment_energy, reverse
+        if addresses is None:
+            pairs = zip(_DRIVERS, tuples, strict=True)
+            addresses = np.array([address(driver, arguments, returns) for (driver, returns), arguments in pairs])
+        return Drivers(addresses, *tuples, responds, constant, strain, self.strain)
 
     def _passes(self) -> tuple[tuple, tuple]:
         """Arguments of the network's two passes over the present list."""
@@ -134,7 +129,7 @@ class CompiledEvaluation:
         """Ask for the list of the present positions."""
         self.local.pairs = self._neighbors.update(self.positions, self.local.cell, self._pbc)
         forward, reverse = self._passes()
-        self.drivers = self.drivers._replace(forward=forward, reverse=reverse).addressed()
+        self.drivers = self.drivers._replace(forward=forward, reverse=reverse)  # types are those of before
         self._renewals += 1
 
     def count_steps(self, steps: int) -> None:

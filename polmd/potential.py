@@ -159,6 +159,7 @@ class MultipolePotential:
         self._network = _network(self.model, precision)
         self._seeds: Multipoles | None = None
         self._last: _Evaluated | None = None
+        self._addresses: np.ndarray | None = None
 
     def _prepare(self, model: Model | str, device: str, precision: str, method: str, tolerance: float) -> None:
         """What the potential has on every device."""
@@ -282,9 +283,12 @@ class MultipolePotential:
         moments = self._polarizable(local.predictions, periodic=True)
         long_range = unfilled(moments)
         seeds = self._with_gradients(self._energy_seeds(len(system)), long_range)
-        return CompiledEvaluation(
-            self._network, local, solver, moments, long_range, seeds, constant, self.neighbors, system.pbc.copy()
-        )
+        found = CompiledEvaluation(
+            self._network, local, solver, moments, long_range, seeds, constant, self.neighbors, system.pbc.copy(),
+            self._addresses,
+        )  # fmt: skip
+        self._addresses = found.drivers.addresses
+        return found
 
     def result_of(self, system: System, found: CompiledEvaluation, *, stress: bool = False) -> Result:
         """The result of the last evaluation of :meth:`compiled`, whose positions are now those of the system."""

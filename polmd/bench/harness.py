@@ -258,12 +258,12 @@ def _energy_forces(case: Case, model: Model, system: System, precision: str) -> 
 
 
 #: Steps of dynamics that are timed as one.
-_BLOCK = 20
+_BLOCK = 100
 
 
 def _nve(case: Case, model: Model, system: System, precision: str) -> Iterator[tuple[str, Timing]]:
-    """A step, then how it is made up. Steps are done twenty at a time, since a run does thousands; a call of ``run`` has its
-    own cost. What of these is outside kernels is a median, clocks around the kernels included. The time of every kernel,
+    """A step, then how it is made up. Steps are done a hundred at a time, since a run does thousands; a call of ``run`` has
+    its own cost. What of these is outside kernels is a median, clocks around the kernels included. The time of every kernel,
     rebuilds of the list included, is that in steps done one by one."""
     from polmd.dynamics.integrators import VelocityVerlet
     from polmd.dynamics.simulation import Simulation
