@@ -58,7 +58,7 @@ def run(
 
     Exit code 0: finished; 1: an error, said on standard error; 75: stopped by SIGINT, SIGTERM or SIGUSR1 after a
     complete step, or by the wall-clock limit, with a checkpoint: continue with --resume. A second signal undoes the step
-    under way first; a third one exits at once.
+    under way first (in constant-energy stages up to 100 steps, a tenth of a second); a third one exits at once.
     """
     from rich.console import Console
 

@@ -635,8 +635,8 @@ class Runner:
 
     @contextmanager
     def _signals(self, simulation: Simulation, log: RunLog) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGUSR1 end the run after the step under way, with a checkpoint; a second one without
-        that step; a third one at once, as SIGKILL would."""
+        """SIGINT, SIGTERM and SIGUSR1 end the run after the step (or the steps at a time) under way, with a checkpoint; a
+        second one without it; a third one at once, as SIGKILL would."""
 
         def stop(number: int, _: FrameType | None) -> None:
             self._signals_seen.append(number)

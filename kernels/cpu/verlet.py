@@ -79,7 +79,9 @@ def verlet(count, moved, positions, velocities, forces, masses, inverse_masses, 
         if responds:
             call(addresses[4], interactions)
         both, own = call_pair(addresses[5], moment_energy)
-        total_strain[:] = long_range_strain
+        for c in range(3):
+            for d in range(3):
+                total_strain[c, d] = long_range_strain[c, d]
         call(addresses[6], reverse)
         long_range = 0.5 * (both - cross) + energy + own
         energies[0], energies[1], energies[2] = local + constant + long_range, local, long_range

@@ -241,7 +241,8 @@ class Simulation:
         return state.step - first
 
     def request_stop(self) -> None:
-        """End the current run after the step under way, or the next run before its first; safe in signal handlers."""
+        """End the current run after the step (or the steps at a time) under way, or the next run before its first; safe in
+        signal handlers."""
         self._stop = True
 
     @property
