@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from numba import types
-from numba._dispatcher import compute_fingerprint
 from numba.core import cgutils
 from numba.core.typing.typeof import typeof
 from numba.extending import intrinsic
@@ -17,26 +16,20 @@ from numba.extending import intrinsic
 #: What a driver may return: nothing, a number, two numbers.
 NOTHING, NUMBER, PAIR = types.none, types.float64, types.UniTuple(types.float64, 2)
 
-_addresses: dict[tuple[Any, bytes, Any], int] = {}
-
 
 def address(driver: Any, arguments: tuple, returns: types.Type) -> int:
     """Address of the machine code of a driver for arguments of these types; compiles it or loads it from the disk first.
 
     Raises TypeError when the driver returns something else: the caller would misread it; RuntimeError without machine code.
     """
-    key = driver, compute_fingerprint(arguments), returns
-    found = _addresses.get(key)
-    if found is None:
-        signature = tuple(typeof(argument) for argument in arguments)
-        driver.compile(signature)
-        overload = driver.overloads[signature]
-        if overload.signature.return_type != returns:
-            raise TypeError(f"{driver.py_func.__name__} returns {overload.signature.return_type}, not {returns}")
-        found = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
-        if not found:
-            raise RuntimeError(f"Numba has no machine code of {driver.py_func.__name__}")
-        _addresses[key] = found
+    signature = tuple(typeof(argument) for argument in arguments)
+    driver.compile(signature)
+    overload = driver.overloads[signature]
+    if overload.signature.return_type != returns:
+        raise TypeError(f"{driver.py_func.__name__} returns {overload.signature.return_type}, not {returns}")
+    found = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+    if not found:
+        raise RuntimeError(f"Numba has no machine code of {driver.py_func.__name__}")
     return found
 
 

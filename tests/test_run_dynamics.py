@@ -168,6 +168,40 @@ def test_stopped_between_reports_of_constant_energy(tmp_path: Path, monkeypatch,
     assert _same_end(tmp_path / "whole", tmp_path / "run")
 
 
+def test_too_hot(tmp_path: Path) -> None:
+    """limits.max_temperature_K ends a run before the first step beyond, however seldom it is looked at; thermo.csv of a run
+    without the limit says which step that is."""
+    lines = """
+        seed = 3
+        [structure.water]
+        molecules = 8
+        [output]
+        thermo_every = EVERY
+        [limits]
+        max_temperature_K = LIMIT
+        [[stage]]
+        kind = "nvt"
+        steps = 10
+        temperature_K = 300.0
+        [[stage]]
+        kind = "nve"
+        steps = 60
+        """
+    path = tmp_path / "in.toml"
+    path.write_text(lines.replace("EVERY", "1").replace("LIMIT", "1e5"))
+    assert command("run", path, "--out", tmp_path / "free")[0] == 0
+    with (tmp_path / "free" / "thermo.csv").open() as file:
+        temperatures = [float(row["temperature_K"]) for row in csv.DictReader(file)]
+    hottest = int(np.argmax(temperatures))
+    assert 20 < hottest < 70
+    limit = 0.5 * (temperatures[hottest] + max(temperatures[:hottest]))
+    for every in (1, 0):
+        path.write_text(lines.replace("EVERY", str(every)).replace("LIMIT", str(limit)))
+        code, message = command("run", path, "--out", tmp_path / f"every{every}")
+        assert code == 1 and f"step {hottest}: the temperature is" in message and "max_temperature_K" in message
+        assert _checkpoint(tmp_path / f"every{every}")["step"] == hottest - 1
+
+
 def test_wall_clock_limit(everything, tmp_path: Path) -> None:
     """max_hours stops after a step, whatever the system clock does; it may change from resume to resume."""
     path, whole = everything

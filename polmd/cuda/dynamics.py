@@ -17,7 +17,7 @@ from numba import cuda
 from polmd.cuda.engine import Engine
 from polmd.cuda.potential import CudaPotential
 from polmd.dynamics.integrators import Barostatted, Integrator, Langevin, VelocityVerlet
-from polmd.dynamics.state import Potential, State
+from polmd.dynamics.state import NO_BOUNDS, Bounds, Potential, State
 from polmd.kernels.cuda import integrate
 from polmd.kernels.cuda.compile import SIMULATED, Recording
 from polmd.kernels.cuda.descriptor import BAD, BUILDS
@@ -142,9 +142,7 @@ class _Resident:
         count: int,
         *,
         stress: bool = False,
-        max_force_eV_per_A: float = math.inf,
-        max_displacement_A: float = math.inf,
-        max_kinetic: float = math.inf,
+        bounds: Bounds = NO_BOUNDS,
     ) -> int:
         """See :class:`polmd.dynamics.integrators.Resident`."""
         assert isinstance(potential, CudaPotential)
@@ -158,8 +156,8 @@ class _Resident:
         constants[integrate.HALF_KICK] = 0.5 * self.timestep_fs * ACCELERATION
         constants[integrate.DRIFT] = self._drift * self.timestep_fs
         constants[integrate.DECAY] = 1.0
-        constants[integrate.MAX_FORCE] = min(max_force_eV_per_A, 1e150) ** 2
-        constants[integrate.MAX_SPEED] = min(max_displacement_A / self.timestep_fs, 1e150) ** 2
+        constants[integrate.MAX_FORCE] = min(bounds.force, 1e150) ** 2
+        constants[integrate.MAX_SPEED] = min(bounds.displacement / self.timestep_fs, 1e150) ** 2
         done = count
         if not self._replay(state, mover, constants, count) and count > 1:
             done = 0  # a step failed: which?
@@ -306,16 +304,11 @@ class ResidentBarostatted(Barostatted):
         count: int,
         *,
         stress: bool = False,
-        max_force_eV_per_A: float = math.inf,
-        max_displacement_A: float = math.inf,
-        max_kinetic: float = math.inf,
+        bounds: Bounds = NO_BOUNDS,
     ) -> int:
         """See :class:`polmd.dynamics.integrators.Resident`; up to the next action of the barostat."""
         left = self.every - self.inner.steps % self.every
-        done = self.inner.advance(
-            state, potential, min(count, left), stress=stress or count >= left, max_force_eV_per_A=max_force_eV_per_A,
-            max_displacement_A=max_displacement_A,
-        )  # fmt: skip
+        done = self.inner.advance(state, potential, min(count, left), stress=stress or count >= left, bounds=bounds)
         if done == left:
             self.move_cell(state, potential)
         return done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polmd.dynamics.state import Compilable, State
+from polmd.dynamics.state import Bounds, Compilable, State
 from polmd.errors import PolmdError
 from polmd.units import ACCELERATION
 
@@ -12,15 +12,12 @@ def verlet_steps(
     potential: Compilable,
     count: int,
     timestep_fs: float,
+    bounds: Bounds,
     *,
     stress: bool,
-    max_force_eV_per_A: float,
-    max_displacement_A: float,
-    max_kinetic: float,
 ) -> int:
     """Do ``count`` steps, fewer where one fails, and return how many: the state is then the last good one. Zero, with nothing
-    changed, where the potential has no compiled evaluation or the first step fails. Limits as in
-    :class:`polmd.dynamics.integrators.Resident`."""
+    changed, where the potential has no compiled evaluation or the first step fails."""
     found = potential.compiled(state.system)
     if found is None:
         return 0
@@ -30,7 +27,7 @@ def verlet_steps(
     velocities = system.velocities.copy()
     found.forces[:] = state.result.forces
     timestep_fs = float(timestep_fs)  # numbers of another type would compile the loop again
-    limits = float(max_force_eV_per_A), float(max_displacement_A), float(max_kinetic)
+    limits = [float(bound) for bound in bounds]
     done, moved = 0, False
     while True:
         did, outcome = verlet(
@@ -51,10 +48,7 @@ def verlet_steps(
         if done == 0:
             return 0
         # memory holds the failed step: do the good ones again, which do not fail, being the same bit for bit
-        return verlet_steps(
-            state, potential, done, timestep_fs, stress=False, max_force_eV_per_A=max_force_eV_per_A,
-            max_displacement_A=max_displacement_A, max_kinetic=max_kinetic,
-        )  # fmt: skip
+        return verlet_steps(state, potential, done, timestep_fs, bounds, stress=False)
     found.count_steps(done)
     system.positions[:], system.velocities[:] = found.positions, velocities
     state.result = potential.result_of(system, found, stress=stress)

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 
 from polmd.dynamics.integrators import Integrator
 from polmd.dynamics.minimize import Fire
-from polmd.dynamics.state import CellAware, EnergyForces, Potential, State
+from polmd.dynamics.state import Bounds, CellAware, EnergyForces, Potential, State
 from polmd.dynamics.velocities import Momentum, maxwell_boltzmann
 from polmd.errors import InputError, SimulationError
 from polmd.kernels.cpu.integrate import kinetic_energy, largest_norm
@@ -399,12 +399,13 @@ class Simulation:
     def _limits(self) -> Limits:
         return self.limits if self.integrator.timestep_fs > 0.0 else _NO_LIMITS
 
-    def _most_kinetic(self, system: System, limits: Limits) -> float:
-        """The kinetic energy at the highest temperature, amu Å²/fs²."""
-        count = self.integrator.degrees_of_freedom(system)
-        if limits.max_temperature_K == math.inf or count < 1:
-            return _LARGEST
-        return min(0.5 * count * BOLTZMANN * limits.max_temperature_K * ACCELERATION, _LARGEST)
+    def _bounds(self, system: System, limits: Limits) -> Bounds:
+        """What the limits mean for a step; "finite" where a limit is infinite."""
+        count, kinetic = self.integrator.degrees_of_freedom(system), math.inf
+        if count > 0:
+            kinetic = 0.5 * count * BOLTZMANN * limits.max_temperature_K * ACCELERATION
+        found = limits.max_force_eV_per_A, limits.max_displacement_A, kinetic
+        return Bounds(*(min(bound, _LARGEST) for bound in found))
 
     def _stride(self, state: State) -> int:
         """Steps until somebody wants to see the state."""
@@ -418,13 +419,8 @@ class Simulation:
             count = 1 if advance is None else self._stride(state)
             stress = self._wants_stress(state.step + count)
             if advance is not None:
-                limits = self._limits()
-                count = advance(
-                    state, self.potential, count, stress=stress,
-                    max_force_eV_per_A=min(limits.max_force_eV_per_A, _LARGEST),
-                    max_displacement_A=min(limits.max_displacement_A, _LARGEST),
-                    max_kinetic=self._most_kinetic(state.system, limits),
-                )  # fmt: skip
+                bounds = self._bounds(state.system, self._limits())
+                count = advance(state, self.potential, count, stress=stress, bounds=bounds)
             else:
                 self.integrator.step(state, self.potential, stress=stress)
             state.step += count
@@ -445,12 +441,12 @@ class Simulation:
     def _check(self, state: State, limits: Limits) -> None:
         """Raise ``BlowUpError`` unless everything is finite and within the limits (written so that NaN fails)."""
         system, result = state.system, state.result
-        timestep = self.integrator.timestep_fs
+        timestep, bounds = self.integrator.timestep_fs, self._bounds(system, limits)
         if (
             math.isfinite(result.energy)
-            and largest_norm(result.forces) <= min(limits.max_force_eV_per_A, _LARGEST)
-            and timestep * largest_norm(system.velocities) <= min(limits.max_displacement_A, _LARGEST)
-            and kinetic_energy(system.velocities, system.masses) <= self._most_kinetic(system, limits)
+            and largest_norm(result.forces) <= bounds.force
+            and timestep * largest_norm(system.velocities) <= bounds.displacement
+            and kinetic_energy(system.velocities, system.masses) <= bounds.kinetic
             and 1.0 / limits.max_volume_ratio <= self._volume_ratio(system) <= limits.max_volume_ratio
         ):
             return
@@ -459,16 +455,16 @@ class Simulation:
         moves = timestep * np.linalg.norm(system.velocities, axis=1)
         reasons, atoms = [], []
         for what, sizes, unit, limit in (
-            ("force", forces, "eV/Å", limits.max_force_eV_per_A),
-            ("move per step", moves, "Å", limits.max_displacement_A),
+            ("force", forces, "eV/Å", bounds.force),
+            ("move per step", moves, "Å", bounds.displacement),
         ):
             sizes = np.where(np.isfinite(sizes), sizes, np.inf)
-            guilty = np.flatnonzero(sizes > min(limit, _LARGEST))
+            guilty = np.flatnonzero(sizes > limit)
             guilty = guilty[np.argsort(-sizes[guilty], kind="stable")]
             if len(guilty):
                 named = ", ".join(f"{i} ({chemical_symbols[system.numbers[i]]}: {sizes[i]:.3g})" for i in guilty[:5])
                 more = f" and {len(guilty) - 5} more" if len(guilty) > 5 else ""
-                reasons.append(f"{what} in {unit} beyond {min(limit, _LARGEST):.3g} on atoms {named}{more}")
+                reasons.append(f"{what} in {unit} beyond {limit:.3g} on atoms {named}{more}")
                 atoms += [int(i) for i in guilty if i not in atoms]
         if not math.isfinite(result.energy):
             reasons.insert(0, f"the energy is {result.energy}")
@@ -477,7 +473,9 @@ class Simulation:
             reasons.insert(0, f"the volume is {system.volume:.6g} Å³, {ratio:.3g} times that at the start of the stage")
         temperature = state.temperature(self.integrator.degrees_of_freedom(system))
         if temperature > limits.max_temperature_K:
-            reasons.insert(0, f"the temperature is {temperature:.4g} K, beyond {limits.max_temperature_K:g} K")
+            reasons.insert(
+                0, f"the temperature is {temperature:.4g} K, beyond {limits.max_temperature_K:g} K (max_temperature_K)"
+            )
         if not reasons:
             return
         advice = "shorten the timestep or minimise first" if timestep > 0.0 else "look at these atoms in the structure"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,7 +57,17 @@ class CellAware(Protocol):
     def fix_wave_numbers(self, cell: np.ndarray | None) -> None: ...
 
 
-@runtime_checkable
+class Bounds(NamedTuple):
+    """A step beyond has failed: longest force on an atom, eV/Å; longest move of an atom, Å; kinetic energy, amu Å²/fs²."""
+
+    force: float = math.inf
+    displacement: float = math.inf
+    kinetic: float = math.inf
+
+
+NO_BOUNDS = Bounds()
+
+
 class Compilable(Potential, Protocol):
     """A potential that a compiled loop can evaluate, see :class:`polmd.compiled.CompiledEvaluation`.
 
